@@ -1,0 +1,1 @@
+//! Who may connect, store and serve: pure limits.

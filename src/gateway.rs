@@ -1,0 +1,1 @@
+//! The gateway role: phone accounts and their users.

@@ -1,0 +1,1 @@
+//! What this node itself saw others do: counted facts, bounded.

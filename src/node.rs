@@ -1,0 +1,1 @@
+//! A node: all machines started, joined and stopped together.

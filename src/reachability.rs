@@ -1,0 +1,1 @@
+//! Which of our addresses to publish.

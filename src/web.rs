@@ -1,0 +1,1 @@
+//! The local API: status, health and metrics on loopback.
