@@ -43,7 +43,10 @@ pub enum BindError {
 #[derive(Debug)]
 pub enum Located {
     /// Dial this now. Sent again when something fresher turned up.
-    Binding { binding: VerifiedBinding, from_cache: bool },
+    Binding {
+        binding: VerifiedBinding,
+        from_cache: bool,
+    },
     Done(Result<LookupReport, LocateError>),
 }
 

@@ -65,7 +65,14 @@ pub struct LocalUser {
 #[derive(Debug)]
 pub enum OverlayEvent {
     /// A link is open and both ends have proved who they are. `outbound` if we asked for it.
-    LinkUp { link: LinkId, local: IdHash, remote: VerifiedPeerUser, outbound: bool, local_ip: IpAddr, remote_ip: IpAddr },
+    LinkUp {
+        link: LinkId,
+        local: IdHash,
+        remote: VerifiedPeerUser,
+        outbound: bool,
+        local_ip: IpAddr,
+        remote_ip: IpAddr,
+    },
     /// One message, in order, exactly once.
     LinkMessage { link: LinkId, message: Bytes },
     /// The link is gone; nothing more comes on it.

@@ -100,26 +100,67 @@ pub struct Cause {
 pub enum SipEvent {
     /// Contacts of an account changed (REGISTER, expiry, removal). When `bind` is some, the phone waits for
     /// `confirm_bind` before it gets its 200. `snapshot` is what to keep; empty when no contact is left.
-    Contacts { account: String, bind: Option<BindId>, contacts: Vec<ContactId>, snapshot: Vec<u8> },
+    Contacts {
+        account: String,
+        bind: Option<BindId>,
+        contacts: Vec<ContactId>,
+        snapshot: Vec<u8>,
+    },
     /// A new call. 100 has been sent.
-    Invited { leg: LegId, caller: Caller, dialled: String, display: Option<String>, offer: Bytes },
+    Invited {
+        leg: LegId,
+        caller: Caller,
+        dialled: String,
+        display: Option<String>,
+        offer: Bytes,
+    },
     /// 180/183 on a leg that we dialled.
-    Progress { leg: LegId, status: u16, words: String, sdp: Option<Bytes> },
+    Progress {
+        leg: LegId,
+        status: u16,
+        words: String,
+        sdp: Option<Bytes>,
+    },
     /// 200 on a leg that we dialled (ACK has been sent).
-    Answered { leg: LegId, sdp: Bytes },
+    Answered {
+        leg: LegId,
+        sdp: Bytes,
+    },
     /// Final non-2xx (or 408/503 made here) on a leg that we dialled. The leg is gone.
-    Failed { leg: LegId, cause: Cause },
+    Failed {
+        leg: LegId,
+        cause: Cause,
+    },
     /// BYE, CANCEL, lost trunk or session timeout. The leg is gone.
-    Ended { leg: LegId, cause: Option<Cause> },
+    Ended {
+        leg: LegId,
+        cause: Option<Cause>,
+    },
     /// re-INVITE or UPDATE with an offer on an established leg; answer with `answer_reoffer` or `reject_reoffer`.
-    Reoffer { leg: LegId, offer: Bytes },
+    Reoffer {
+        leg: LegId,
+        offer: Bytes,
+    },
     /// The far end's answer to our `reoffer`.
-    ReofferAnswered { leg: LegId, sdp: Bytes },
-    ReofferFailed { leg: LegId, cause: Cause },
+    ReofferAnswered {
+        leg: LegId,
+        sdp: Bytes,
+    },
+    ReofferFailed {
+        leg: LegId,
+        cause: Cause,
+    },
     /// In-dialog INFO (e.g. DTMF); answered 200 already; pass it to the other leg with `info`.
-    Info { leg: LegId, content_type: String, body: Bytes },
+    Info {
+        leg: LegId,
+        content_type: String,
+        body: Bytes,
+    },
     /// A SIP message for the far end of a trunk.
-    TrunkSend { trunk: TrunkId, message: Bytes },
+    TrunkSend {
+        trunk: TrunkId,
+        message: Bytes,
+    },
 }
 
 /// Snapshot for readers.

@@ -29,13 +29,26 @@ pub enum SoftphoneError {
 
 #[derive(Debug)]
 pub enum PhoneEvent {
-    Incoming { from: String, display: Option<String>, offer: Bytes },
+    Incoming {
+        from: String,
+        display: Option<String>,
+        offer: Bytes,
+    },
     /// 180/183.
-    Ringing { status: u16, sdp: Option<Bytes> },
-    Answered { sdp: Bytes },
-    Failed { cause: Cause },
+    Ringing {
+        status: u16,
+        sdp: Option<Bytes>,
+    },
+    Answered {
+        sdp: Bytes,
+    },
+    Failed {
+        cause: Cause,
+    },
     /// The far end hung up (or cancelled).
-    Ended { cause: Option<Cause> },
+    Ended {
+        cause: Option<Cause>,
+    },
 }
 
 /// One line: at most one call at a time.
@@ -43,9 +56,7 @@ pub struct Softphone {}
 
 impl Softphone {
     /// Binds a UDP port on the server's interface and registers; keeps the registration fresh until dropped.
-    pub async fn register(
-        _config: SoftphoneConfig,
-    ) -> Result<(Softphone, mpsc::Receiver<PhoneEvent>), SoftphoneError> {
+    pub async fn register(_config: SoftphoneConfig) -> Result<(Softphone, mpsc::Receiver<PhoneEvent>), SoftphoneError> {
         unimplemented!("skeleton")
     }
     /// INVITE `who` (anything one could dial: number, contact, extension, `echo`). Digest is answered by itself.

@@ -1,0 +1,124 @@
+//! Which overlay: the built-in one, one from a file, or a private one made of a word (tests, demo).
+
+use super::OverlaySettings;
+use crate::wire::{AddressScope, OverlayId};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+
+/// The overlay that the program ships with. `.alt` is reserved for names outside DNS (RFC 9476).
+const BUILT_IN: &str = "peerline.alt";
+/// Makes this overlay's id differ from any other of the same name.
+const BUILT_IN_NONCE: [u8; 16] = *b"peerline.alt/001";
+
+/// An overlay's identity, worked out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChosenOverlay {
+    pub id: OverlayId,
+    pub name: String,
+    pub scope: AddressScope,
+}
+
+/// Why an overlay cannot be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayChoiceError {
+    #[error("no overlay is called `{0}`: built in is peerline.alt; otherwise give the path of an overlay file")]
+    Unknown(String),
+    #[error("{path}: {source}")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {what}")]
+    Bad { path: PathBuf, what: String },
+}
+
+/// What an overlay file holds: the genesis, FORMATS "Overlay".
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OverlayFile {
+    name: String,
+    /// `global` or `any`.
+    address_scope: String,
+    /// 32 hex digits.
+    nonce: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GenesisMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    /// 0 open, 1 managed.
+    #[prost(uint32, tag = "2")]
+    mode: u32,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    authority_keys: Vec<Vec<u8>>,
+    #[prost(uint32, tag = "4")]
+    threshold: u32,
+    /// 0 global, 1 any.
+    #[prost(uint32, tag = "5")]
+    address_scope: u32,
+    #[prost(bytes = "vec", tag = "6")]
+    nonce: Vec<u8>,
+}
+
+impl ChosenOverlay {
+    /// # Errors
+    /// When neither built in nor readable as a file.
+    pub fn choose(settings: &OverlaySettings) -> Result<Self, OverlayChoiceError> {
+        if let Some(seed) = &settings.test_seed {
+            return Ok(Self::private(seed));
+        }
+        if settings.join == BUILT_IN {
+            return Ok(Self::found(BUILT_IN, AddressScope::Global, BUILT_IN_NONCE));
+        }
+        let path = PathBuf::from(&settings.join);
+        if !settings.join.contains(['/', '.']) || (!path.exists() && settings.join.ends_with(".alt")) {
+            return Err(OverlayChoiceError::Unknown(settings.join.clone()));
+        }
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| OverlayChoiceError::Unreadable { path: path.clone(), source })?;
+        Self::from_file(&text).map_err(|what| OverlayChoiceError::Bad { path, what })
+    }
+
+    /// `test.alt`, with an id made of `seed` and addresses of any kind allowed: never reaches the real overlay.
+    pub fn private(seed: &str) -> Self {
+        let digest = Sha256::digest(seed.as_bytes());
+        let mut nonce = [0; 16];
+        nonce.copy_from_slice(&digest[..16]);
+        Self::found("test.alt", AddressScope::Any, nonce)
+    }
+
+    fn from_file(text: &str) -> Result<Self, String> {
+        let file: OverlayFile = toml::from_str(text).map_err(|e| e.message().to_owned())?;
+        let name_ok = !file.name.is_empty()
+            && file.name.len() <= 64
+            && file.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
+        if !name_ok {
+            return Err("`name`: lower-case letters, digits, dots and hyphens, at most 64".to_owned());
+        }
+        let scope = match file.address_scope.as_str() {
+            "global" => AddressScope::Global,
+            "any" => AddressScope::Any,
+            _ => return Err("`address_scope`: global or any".to_owned()),
+        };
+        let nonce = data_encoding::HEXLOWER_PERMISSIVE
+            .decode(file.nonce.as_bytes())
+            .ok()
+            .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
+            .ok_or("`nonce`: 32 hex digits")?;
+        Ok(Self::found(&file.name, scope, nonce))
+    }
+
+    fn found(name: &str, scope: AddressScope, nonce: [u8; 16]) -> Self {
+        let genesis = GenesisMessage {
+            name: name.to_owned(),
+            mode: 0,
+            authority_keys: Vec::new(),
+            threshold: 0,
+            address_scope: u32::from(scope == AddressScope::Any),
+            nonce: nonce.to_vec(),
+        };
+        let mut hash = Sha256::new();
+        hash.update(b"peerline-overlay-1");
+        hash.update(genesis.encode_to_vec());
+        Self { id: OverlayId(hash.finalize().into()), name: name.to_owned(), scope }
+    }
+}
