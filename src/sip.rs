@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
+mod flow;
+
 pub mod softphone;
 
 /// What `sip` must know of an account to authenticate its phones.
