@@ -1,14 +1,42 @@
 //! Media: anchors RTP and RTCP of each leg on ports of this node, encrypts between nodes, rewrites SDP.
-//! It knows neither SIP nor calls. Skeleton: owned by the `media` work.
+//! It knows neither SIP nor calls, and never looks into speech: codecs pass untouched.
+//!
+//! ```text
+//! description of one leg ──sdp──▶ description for the other        addresses, ports, keys replaced; the rest as it was
+//! packet ──path──▶ stream ──gate──▶ in the clear ──▶ the joined leg's gate ──▶ its path
+//!                            latch: whose packet is it        srtp: is it genuine, seal it again
+//! ```
+//!
+//! `sdp`, `gate`, `latch`, `packet` and `srtp` are pure; `stream` drives sockets, [`MediaLeg`] negotiates.
 
 use crate::telemetry::Metrics;
-use bytes::Bytes;
+use gate::Reason;
+use ports::Ports;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
 pub mod audio;
+
+mod gate;
+mod latch;
+mod leg;
+mod packet;
+mod path;
+mod ports;
+mod sdp;
+mod srtp;
+mod stream;
+
+pub use leg::MediaLeg;
+
+/// How often the packet counts of [`MediaStatus`] are renewed while something changes.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 pub struct MediaConfig {
     /// UDP ports for RTP (even) and RTCP (odd). Ports are only ever taken from here.
@@ -19,9 +47,10 @@ pub struct MediaConfig {
 /// What is at the far end of a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LegKind {
-    /// A phone: plain RTP/AVP, RTCP on the next port, symmetric with an SSRC guard.
+    /// A phone: plain RTP/AVP, RTCP on the next port, symmetric with an SSRC guard. A phone that offers SRTP with
+    /// `a=crypto` itself is answered in kind.
     Phone,
-    /// Another node: SRTP AEAD_AES_128_GCM, keys in `a=crypto`, RTP and RTCP multiplexed.
+    /// Another node: SRTP AEAD_AES_128_GCM, keys in `a=crypto`, RTP and RTCP multiplexed. Never anything plain.
     Peer,
 }
 
@@ -29,6 +58,9 @@ pub enum LegKind {
 pub enum MediaError {
     #[error("no media port is free")]
     NoPorts,
+    /// As many legs as the settings allow are open.
+    #[error("too many calls at once")]
+    TooManyLegs,
     #[error("not an SDP description: {0}")]
     BadSdp(String),
     #[error("the far end offers no encryption that we accept")]
@@ -40,7 +72,9 @@ pub enum MediaError {
 /// Counters of one leg.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct LegStats {
+    /// Genuine packets from the far end, RTP and RTCP.
     pub packets_in: u64,
+    /// Packets sent to the far end.
     pub packets_out: u64,
     /// Refused: forged, replayed, wrong SSRC, wrong source.
     pub refused: u64,
@@ -48,62 +82,156 @@ pub struct LegStats {
     pub first_packet_ms: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MediaStatus {
     pub legs: usize,
     pub ports_in_use: usize,
+    /// Relayed since the start.
     pub packets: u64,
+    /// Refused since the start.
     pub refused: u64,
 }
 
 /// Cloneable handle.
 #[derive(Clone)]
-pub struct Media {}
+pub struct Media {
+    shared: Arc<Shared>,
+}
+
+/// What all legs of a node share.
+struct Shared {
+    ports: Ports,
+    legs: AtomicUsize,
+    max_legs: usize,
+    counters: Counters,
+    status: watch::Sender<MediaStatus>,
+}
 
 impl Media {
-    pub fn start(_config: MediaConfig, _metrics: Metrics) -> Media {
-        unimplemented!("skeleton")
+    /// Takes the settings; no port is bound yet. Inside a tokio runtime the packet counts of [`Media::status`] are
+    /// renewed once a second, until the last handle and leg are gone.
+    pub fn start(config: MediaConfig, metrics: Metrics) -> Media {
+        let shared = Arc::new(Shared {
+            ports: Ports::new(config.ports),
+            legs: AtomicUsize::new(0),
+            max_legs: config.max_legs,
+            counters: Counters::new(&metrics),
+            status: watch::Sender::new(MediaStatus::default()),
+        });
+        let weak = Arc::downgrade(&shared);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                loop {
+                    tokio::time::sleep(STATUS_EVERY).await;
+                    let Some(shared) = weak.upgrade() else { return };
+                    shared.publish();
+                }
+            });
+        }
+        Media { shared }
     }
+
     /// Opens a leg whose sockets bind to `local_ip` (our address towards the far end). No port is taken before
     /// `describe_*` sees how many streams there are.
-    pub fn open(&self, _kind: LegKind, _local_ip: IpAddr) -> Result<MediaLeg, MediaError> {
-        unimplemented!("skeleton")
+    ///
+    /// # Errors
+    /// `TooManyLegs` when `max_legs` are open, `Io` when the system has no randomness.
+    pub fn open(&self, kind: LegKind, local_ip: IpAddr) -> Result<MediaLeg, MediaError> {
+        let permit = LegPermit::take(&self.shared)?;
+        MediaLeg::open(kind, local_ip, permit)
     }
+
+    /// Counts, renewed when a leg opens or closes and otherwise every second.
     pub fn status(&self) -> watch::Receiver<MediaStatus> {
-        unimplemented!("skeleton")
+        self.shared.status.subscribe()
     }
 }
 
-/// One side of a call's media. Dropping it frees its ports and stops its tasks at once.
-pub struct MediaLeg {}
-
-impl MediaLeg {
-    /// Takes the description that the far end of *this* leg sent (offer or answer): where to send, which SSRCs, which keys.
-    pub async fn accept(&mut self, _sdp: &[u8]) -> Result<(), MediaError> {
-        unimplemented!("skeleton")
-    }
-    /// Turns the *other* leg's description into the offer for this leg's far end: own address and ports, own fresh
-    /// keys, profile of this kind; everything unknown is kept.
-    pub async fn describe_offer(&mut self, _other: &[u8]) -> Result<Bytes, MediaError> {
-        unimplemented!("skeleton")
-    }
-    /// Same for an answer to an offer that this leg `accept`ed before.
-    pub async fn describe_answer(&mut self, _other: &[u8]) -> Result<Bytes, MediaError> {
-        unimplemented!("skeleton")
-    }
-    /// Packets of this leg go to `other` and back from now on.
-    pub fn join(&mut self, _other: &mut MediaLeg) {
-        unimplemented!("skeleton")
-    }
-    /// Plays back to the far end what it sends (the echo service), and answers its accepted offer.
-    pub async fn echo(&mut self) -> Result<Bytes, MediaError> {
-        unimplemented!("skeleton")
-    }
-    pub fn stats(&self) -> LegStats {
-        unimplemented!("skeleton")
-    }
-    /// True when no packet came for `quiet` (for ending calls whose phone vanished).
-    pub fn silent_for(&self, _quiet: Duration) -> bool {
-        unimplemented!("skeleton")
+impl Shared {
+    fn publish(&self) {
+        let legs = self.legs.load(Ordering::Relaxed);
+        let ports_in_use = self.ports.used();
+        self.counters.legs.set(legs as i64);
+        self.counters.ports.set(ports_in_use as i64);
+        let (packets, refused) = (self.counters.packets.get(), self.counters.refused());
+        let now = MediaStatus { legs, ports_in_use, packets, refused };
+        self.status.send_if_modified(|status| {
+            let changed = *status != now;
+            *status = now;
+            changed
+        });
     }
 }
+
+/// One of `max_legs`, given back on drop.
+struct LegPermit {
+    shared: Arc<Shared>,
+}
+
+impl LegPermit {
+    fn take(shared: &Arc<Shared>) -> Result<LegPermit, MediaError> {
+        let more = |legs: usize| (legs < shared.max_legs).then_some(legs + 1);
+        if shared.legs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            return Err(MediaError::TooManyLegs);
+        }
+        shared.publish();
+        Ok(LegPermit { shared: shared.clone() })
+    }
+}
+
+impl Drop for LegPermit {
+    fn drop(&mut self) {
+        self.shared.legs.fetch_sub(1, Ordering::Relaxed);
+        self.shared.publish();
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+struct Counters {
+    legs: Gauge,
+    ports: Gauge,
+    packets: Counter,
+    dropped: [Counter; Reason::ALL.len()],
+}
+
+impl Counters {
+    fn new(metrics: &Metrics) -> Counters {
+        let dropped = Family::<ReasonLabel, Counter>::default();
+        let of = |reason: Reason| dropped.get_or_create(&ReasonLabel { reason: reason.name() }).clone();
+        let counters = Counters {
+            legs: Gauge::default(),
+            ports: Gauge::default(),
+            packets: Counter::default(),
+            dropped: Reason::ALL.map(of),
+        };
+        metrics.register("media", |registry| {
+            registry.register("legs", "Open legs", counters.legs.clone());
+            registry.register("ports", "UDP ports in use", counters.ports.clone());
+            registry.register("packets", "RTP and RTCP packets relayed", counters.packets.clone());
+            registry.register("packets_dropped", "Packets that went no further, by reason", dropped.clone());
+        });
+        counters
+    }
+
+    fn count(&self, reason: Reason) {
+        self.dropped[reason as usize].inc();
+    }
+
+    fn refused(&self) -> u64 {
+        let refusals = Reason::ALL.iter().zip(&self.dropped).filter(|(reason, _)| reason.is_refusal());
+        refusals.map(|(_, counter)| counter.get()).sum()
+    }
+}
+
+fn random_u64() -> Result<u64, MediaError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| MediaError::Io(error.to_string()))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests;

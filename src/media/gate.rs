@@ -1,0 +1,273 @@
+//! The gate between one stream of a leg and the rest of the node: which packets come in, in the clear, and how packets
+//! go out, to where and under which key. Pure: packets, addresses and the time are arguments.
+
+use super::latch::{Latch, Stranger};
+use super::packet::{self, Header, Kind};
+use super::srtp::{Key, Opener, Refused, Sealer};
+use super::{LegKind, MediaError, sdp};
+use bytes::BytesMut;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// How long packets under the key before the current one still count, once the current one is in use: what the network
+/// may hold back.
+const OLD_KEY: Duration = Duration::from_secs(5);
+/// How long an answerer keeps sending under the old key when the far end, silent, does not show that it has the new one.
+const NEW_KEY: Duration = Duration::from_secs(2);
+/// Packets sent to an address of a description from which nothing genuine has come yet: 30 s of speech. A stranger's
+/// description must not point a stream at somebody else for longer than that.
+const UNCONFIRMED_PACKETS: u32 = 1_500;
+
+/// Why a packet went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Not RTP or RTCP.
+    Malformed,
+    /// From somebody else.
+    Source,
+    /// One SSRC too many.
+    Ssrc,
+    /// Altered, replayed or made with another key.
+    Forged,
+    /// Its sequence number was sent before under this key.
+    Reused,
+    /// No key, no address or no other side yet.
+    NotReady,
+    /// Nothing genuine has come from where it would go.
+    Unconfirmed,
+    /// The socket did not take it.
+    Socket,
+}
+
+impl Reason {
+    pub(super) const ALL: [Reason; 8] = [
+        Reason::Malformed,
+        Reason::Source,
+        Reason::Ssrc,
+        Reason::Forged,
+        Reason::Reused,
+        Reason::NotReady,
+        Reason::Unconfirmed,
+        Reason::Socket,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Reason::Malformed => "malformed",
+            Reason::Source => "source",
+            Reason::Ssrc => "ssrc",
+            Reason::Forged => "forged",
+            Reason::Reused => "reused",
+            Reason::NotReady => "not_ready",
+            Reason::Unconfirmed => "unconfirmed",
+            Reason::Socket => "socket",
+        }
+    }
+
+    /// Whether the packet itself was at fault.
+    pub(super) const fn is_refusal(self) -> bool {
+        matches!(self, Reason::Malformed | Reason::Source | Reason::Ssrc | Reason::Forged | Reason::Reused)
+    }
+}
+
+impl From<Stranger> for Reason {
+    fn from(stranger: Stranger) -> Reason {
+        match stranger {
+            Stranger::Source => Reason::Source,
+            Stranger::Ssrc => Reason::Ssrc,
+        }
+    }
+}
+
+impl From<Refused> for Reason {
+    fn from(refused: Refused) -> Reason {
+        match refused {
+            Refused::Forged => Reason::Forged,
+            Refused::Reused => Reason::Reused,
+        }
+    }
+}
+
+/// A packet as it was, or a changed copy.
+pub(super) enum Packet<'a> {
+    Same(&'a [u8]),
+    Changed(BytesMut),
+}
+
+impl std::ops::Deref for Packet<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Packet::Same(packet) => packet,
+            Packet::Changed(packet) => packet,
+        }
+    }
+}
+
+/// The keys of one stream.
+#[derive(Default)]
+struct Keys {
+    opener: Option<Opener>,
+    /// The opener before, and when it ends (open until the current one has opened something: an offer may fail).
+    old: Option<(Opener, Option<Instant>)>,
+    sealer: Option<Sealer>,
+    /// Announced in an answer, in use once the far end shows that it has it.
+    next: Option<(Sealer, Instant)>,
+    /// Announced in an offer, in use when the answer comes.
+    offered: Option<Sealer>,
+}
+
+pub(super) struct Gate {
+    kind: LegKind,
+    secure: bool,
+    rtp: Latch,
+    rtcp: Latch,
+    keys: Keys,
+    budget: u32,
+}
+
+impl Gate {
+    pub(super) fn new(kind: LegKind) -> Gate {
+        Gate {
+            kind,
+            secure: kind == LegKind::Peer,
+            rtp: Latch::default(),
+            rtcp: Latch::default(),
+            keys: Keys::default(),
+            budget: UNCONFIRMED_PACKETS,
+        }
+    }
+
+    /// Whether the far end speaks SRTP.
+    pub(super) fn secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The far end described itself; `key` is the one of its keys that was chosen.
+    ///
+    /// # Errors
+    /// `NoCrypto` for plain RTP from a peer or SRTP without a key; `Io` when the cipher is not to be had.
+    pub(super) fn accept(&mut self, remote: &sdp::Stream, key: Option<&Key>) -> Result<(), MediaError> {
+        match (self.kind, remote.secure, key) {
+            (LegKind::Phone, false, _) => {
+                self.secure = false;
+                self.keys = Keys::default();
+            }
+            (_, true, Some(key)) => {
+                self.secure = true;
+                self.accept_key(key)?;
+            }
+            (LegKind::Peer, false, _) | (_, true, None) => return Err(MediaError::NoCrypto),
+        }
+        self.rtp.describe(remote.rtp);
+        self.rtcp.describe(remote.rtcp);
+        Ok(())
+    }
+
+    fn accept_key(&mut self, key: &Key) -> Result<(), MediaError> {
+        if !self.keys.opener.as_ref().is_some_and(|opener| opener.has(key)) {
+            let before = self.keys.opener.replace(Opener::new(key.clone())?);
+            // Of two unconfirmed re-offers in a row the far end still uses the key before both.
+            if self.keys.old.as_ref().is_none_or(|(_, ends)| ends.is_some()) {
+                self.keys.old = before.map(|opener| (opener, None));
+            }
+        }
+        if let Some(sealer) = self.keys.offered.take() {
+            self.keys.sealer = Some(sealer);
+            self.keys.next = None;
+        }
+        Ok(())
+    }
+
+    /// Our next key goes out in an offer.
+    pub(super) fn offer_key(&mut self, key: &Key) -> Result<(), MediaError> {
+        self.keys.offered = Some(Sealer::new(key)?);
+        Ok(())
+    }
+
+    /// Our next key goes out in an answer.
+    pub(super) fn answer_key(&mut self, key: &Key, now: Instant) -> Result<(), MediaError> {
+        let sealer = Sealer::new(key)?;
+        match self.keys.sealer {
+            None => self.keys.sealer = Some(sealer),
+            Some(_) => self.keys.next = Some((sealer, now)),
+        }
+        Ok(())
+    }
+
+    /// Judges a packet from the far end and returns it in the clear.
+    pub(super) fn inward<'a>(
+        &mut self,
+        from: SocketAddr,
+        packet: &'a [u8],
+        now: Instant,
+    ) -> Result<(Header, Packet<'a>), Reason> {
+        let header = packet::read(packet).ok_or(Reason::Malformed)?;
+        if !self.secure {
+            self.latch(header.kind).admit(from, header.ssrc, now)?;
+            return Ok((header, Packet::Same(packet)));
+        }
+        let known = self.keys.opener.as_ref().ok_or(Reason::NotReady)?.knows(&header);
+        let latch = self.latch(header.kind);
+        if !known && latch.settled() && !latch.is_from(from) {
+            return Err(Reason::Source);
+        }
+        let opened = self.open(&header, packet, now)?;
+        self.latch(header.kind).follow(from, header.ssrc, now);
+        Ok((header, Packet::Changed(opened)))
+    }
+
+    fn open(&mut self, header: &Header, packet: &[u8], now: Instant) -> Result<BytesMut, Reason> {
+        let Keys { opener, old, sealer, next, .. } = &mut self.keys;
+        let refused = match opener.as_mut().ok_or(Reason::NotReady)?.open(header, packet) {
+            Ok(opened) => {
+                if let Some((new, _)) = next.take() {
+                    *sealer = Some(new);
+                }
+                if let Some((_, ends)) = old {
+                    ends.get_or_insert(now + OLD_KEY);
+                }
+                old.take_if(|(_, ends)| ends.is_some_and(|ends| ends <= now));
+                return Ok(opened);
+            }
+            Err(refused) => refused,
+        };
+        match old {
+            Some((opener, ends)) if ends.is_none_or(|ends| now < ends) => Ok(opener.open(header, packet)?),
+            _ => Err(refused.into()),
+        }
+    }
+
+    /// Makes a plain packet ready for the far end: what to send, and where to.
+    pub(super) fn outward<'a>(
+        &mut self,
+        header: &Header,
+        packet: &'a [u8],
+        now: Instant,
+    ) -> Result<(Packet<'a>, SocketAddr), Reason> {
+        let latch = self.latch(header.kind);
+        let (target, confirmed) = (latch.target().ok_or(Reason::NotReady)?, latch.confirmed());
+        if self.kind == LegKind::Peer && !confirmed {
+            self.budget = self.budget.checked_sub(1).ok_or(Reason::Unconfirmed)?;
+        }
+        if !self.secure {
+            return Ok((Packet::Same(packet), target));
+        }
+        if let Some((new, _)) = self.keys.next.take_if(|(_, since)| now.saturating_duration_since(*since) >= NEW_KEY) {
+            self.keys.sealer = Some(new);
+        }
+        let sealer = self.keys.sealer.as_mut().ok_or(Reason::NotReady)?;
+        Ok((Packet::Changed(sealer.seal(header, packet)?), target))
+    }
+
+    /// Peers send both kinds from one port.
+    fn latch(&mut self, kind: Kind) -> &mut Latch {
+        match (self.kind, kind) {
+            (LegKind::Phone, Kind::Rtcp) => &mut self.rtcp,
+            _ => &mut self.rtp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! One side of a call's media as its owner sees it: descriptions in, descriptions out, and what follows from them for
+//! the streams.
+
+use super::gate::Gate;
+use super::path::Path;
+use super::sdp::{self, Line, Origin, Transport};
+use super::srtp::{Key, Suite};
+use super::stream::{self, Leg, Stream};
+use super::{LegKind, LegPermit, LegStats, MediaError, random_u64};
+use bytes::Bytes;
+use sdp_types::Session;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+/// One side of a call's media. Dropping it frees its ports and stops its tasks at once.
+pub struct MediaLeg {
+    leg: Arc<Leg>,
+    local_ip: IpAddr,
+    /// By the index of the `m=` line, which never changes in a session (RFC 3264 §8).
+    slots: Vec<Slot>,
+    session_id: u64,
+    version: u64,
+    last: Option<Vec<u8>>,
+    accepted: Option<Session>,
+    /// Last time that a description came or went.
+    negotiated: Instant,
+    _permit: LegPermit,
+}
+
+/// What is known about one `m=` line.
+#[derive(Default)]
+struct Slot {
+    state: State,
+    /// What the far end said last.
+    remote: Option<Remote>,
+}
+
+#[derive(Default)]
+enum State {
+    /// Not in use: never was, or rejected.
+    #[default]
+    Closed,
+    /// Accepted, without a port yet.
+    Waiting(Gate),
+    Open(Arc<Stream>, #[expect(dead_code, reason = "ends the task when dropped")] AbortOnDropHandle<()>),
+}
+
+struct Remote {
+    proto: String,
+    sends: bool,
+    /// The far end's chosen `a=crypto`.
+    chosen: Option<(u32, Suite)>,
+    /// Our key in the answer: one per description of the far end, however often it is answered (183, then 200).
+    answer: Option<Key>,
+}
+
+impl MediaLeg {
+    pub(super) fn open(kind: LegKind, local_ip: IpAddr, permit: LegPermit) -> Result<MediaLeg, MediaError> {
+        let now = Instant::now();
+        Ok(MediaLeg {
+            leg: Arc::new(Leg::new(kind, permit.shared.clone(), now)),
+            local_ip,
+            slots: Vec::new(),
+            // RFC 8866 §5.2 wants a number; 62 bits fit every parser.
+            session_id: random_u64()? >> 2,
+            version: 1,
+            last: None,
+            accepted: None,
+            negotiated: now,
+            _permit: permit,
+        })
+    }
+
+    /// Takes the description that the far end of *this* leg sent (offer or answer): where to send, which SSRCs, which keys.
+    ///
+    /// # Errors
+    /// `BadSdp`; `NoCrypto` when no stream has a profile and a key that this kind of leg accepts: plain RTP from a
+    /// peer, or DTLS-SRTP alone. The leg is as before then.
+    pub async fn accept(&mut self, sdp: &[u8]) -> Result<(), MediaError> {
+        let session = sdp::parse(sdp)?;
+        let kind = self.leg.kind;
+        let fits = |suite| kind == LegKind::Phone || suite == Suite::AeadAes128Gcm;
+        let usable = |stream: &sdp::Stream| match (kind, stream.secure) {
+            (LegKind::Phone, false) => true,
+            (LegKind::Peer, false) => false,
+            (_, true) => stream.key(fits).is_some(),
+        };
+        let streams: Vec<_> = sdp::streams(&session).into_iter().map(|stream| stream.filter(usable)).collect();
+        if streams.iter().all(Option::is_none) && session.medias.iter().any(|media| media.port != 0) {
+            return Err(MediaError::NoCrypto);
+        }
+        self.make_slots(session.medias.len());
+        for (index, remote) in streams.iter().enumerate() {
+            match remote {
+                Some(remote) => self.accept_stream(index, remote, remote.key(fits))?,
+                None => self.close(index),
+            }
+        }
+        self.accepted = Some(session);
+        self.negotiated = Instant::now();
+        Ok(())
+    }
+
+    /// Turns the *other* leg's description into the offer for this leg's far end: own address and ports, own fresh
+    /// keys, profile of this kind; everything unknown is kept.
+    ///
+    /// # Errors
+    /// `BadSdp`, `NoPorts`, `Io`.
+    pub async fn describe_offer(&mut self, other: &[u8]) -> Result<Bytes, MediaError> {
+        let other = sdp::parse(other)?;
+        self.make_slots(other.medias.len());
+        let mut lines = Vec::with_capacity(other.medias.len());
+        for (index, offered) in sdp::streams(&other).iter().enumerate() {
+            lines.push(match offered {
+                Some(_) => Some(self.offer_line(index)?),
+                None => {
+                    self.close(index);
+                    None
+                }
+            });
+        }
+        self.tell(other, &lines)
+    }
+
+    /// Same for an answer to an offer that this leg `accept`ed before.
+    ///
+    /// # Errors
+    /// `BadSdp` (also when nothing was accepted), `NoPorts`, `Io`.
+    pub async fn describe_answer(&mut self, other: &[u8]) -> Result<Bytes, MediaError> {
+        let other = sdp::parse(other)?;
+        self.answer(other)
+    }
+
+    /// Packets of this leg go to `other` and back from now on. Each leaves whomever it was joined to.
+    pub fn join(&mut self, other: &mut MediaLeg) {
+        self.leg.echo.store(false, Ordering::Relaxed);
+        other.leg.echo.store(false, Ordering::Relaxed);
+        self.leg.join(&other.leg);
+    }
+
+    /// Plays back to the far end what it sends (the echo service), and answers its accepted offer.
+    ///
+    /// # Errors
+    /// `BadSdp` when no offer was accepted, `NoPorts`, `Io`.
+    pub async fn echo(&mut self) -> Result<Bytes, MediaError> {
+        let mut own = self.accepted.clone().ok_or_else(|| MediaError::BadSdp("no offer to answer".into()))?;
+        sdp::mirror(&mut own);
+        let answer = self.answer(own)?;
+        self.leg.echo.store(true, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    pub fn stats(&self) -> LegStats {
+        self.leg.stats()
+    }
+
+    /// True when no packet came for `quiet` (for ending calls whose phone vanished), counted from the last packet or
+    /// description. A far end that announced not to send (hold) is not silent.
+    pub fn silent_for(&self, quiet: Duration) -> bool {
+        let sends = |slot: &Slot| slot.remote.as_ref().is_some_and(|remote| remote.sends);
+        let since = self.leg.last_in().map_or(self.negotiated, |last| last.max(self.negotiated));
+        self.slots.iter().any(sends) && since.elapsed() >= quiet
+    }
+
+    fn make_slots(&mut self, count: usize) {
+        if self.slots.len() < count {
+            self.slots.resize_with(count, Slot::default);
+        }
+    }
+
+    fn accept_stream(
+        &mut self,
+        index: usize,
+        remote: &sdp::Stream,
+        key: Option<&(u32, Key)>,
+    ) -> Result<(), MediaError> {
+        let key = key.filter(|_| remote.secure);
+        let kind = self.leg.kind;
+        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+        match &mut slot.state {
+            State::Open(stream, _) => stream.gate().accept(remote, key.map(|(_, key)| key))?,
+            State::Waiting(gate) => gate.accept(remote, key.map(|(_, key)| key))?,
+            State::Closed => {
+                let mut gate = Gate::new(kind);
+                gate.accept(remote, key.map(|(_, key)| key))?;
+                slot.state = State::Waiting(gate);
+            }
+        }
+        slot.remote = Some(Remote {
+            proto: remote.proto.clone(),
+            sends: remote.sends,
+            chosen: key.map(|(tag, key)| (*tag, key.suite)),
+            answer: None,
+        });
+        Ok(())
+    }
+
+    fn close(&mut self, index: usize) {
+        self.leg.set_stream(index, None);
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Slot::default();
+        }
+    }
+
+    fn offer_line(&mut self, index: usize) -> Result<Line, MediaError> {
+        let stream = self.open_stream(index)?;
+        let mut gate = stream.gate();
+        let suite = self.slots.get(index).and_then(|slot| slot.remote.as_ref()?.chosen).map(|(_, suite)| suite);
+        let crypto = match gate.secure() {
+            true => {
+                let key = Key::fresh(suite.unwrap_or(Suite::AeadAes128Gcm))?;
+                gate.offer_key(&key)?;
+                Some(key.line(1))
+            }
+            false => None,
+        };
+        let transport = Transport::Like { secure: gate.secure() };
+        Ok(Line { port: stream.port, transport, crypto, muxed: self.leg.kind == LegKind::Peer })
+    }
+
+    fn answer(&mut self, other: Session) -> Result<Bytes, MediaError> {
+        if self.accepted.is_none() {
+            return Err(MediaError::BadSdp("an answer without an offer".into()));
+        }
+        let mut lines = Vec::with_capacity(other.medias.len());
+        for (index, media) in other.medias.iter().enumerate() {
+            // Both sides have to want the stream: ours by its offer, the other by not rejecting it now.
+            let wanted = media.port != 0 && self.slots.get(index).is_some_and(|slot| slot.remote.is_some());
+            lines.push(match wanted {
+                true => self.answer_line(index)?,
+                false => {
+                    self.close(index);
+                    None
+                }
+            });
+        }
+        self.tell(other, &lines)
+    }
+
+    fn answer_line(&mut self, index: usize) -> Result<Option<Line>, MediaError> {
+        let stream = self.open_stream(index)?;
+        let Some(remote) = self.slots.get_mut(index).and_then(|slot| slot.remote.as_mut()) else { return Ok(None) };
+        let crypto = match (remote.chosen, &remote.answer) {
+            (None, _) => None,
+            (Some((tag, _)), Some(key)) => Some(key.line(tag)),
+            (Some((tag, suite)), None) => {
+                let key = Key::fresh(suite)?;
+                stream.gate().answer_key(&key, Instant::now())?;
+                let line = key.line(tag);
+                remote.answer = Some(key);
+                Some(line)
+            }
+        };
+        let transport = Transport::As(remote.proto.clone());
+        Ok(Some(Line { port: stream.port, transport, crypto, muxed: self.leg.kind == LegKind::Peer }))
+    }
+
+    /// The stream of a line, with sockets from now on.
+    fn open_stream(&mut self, index: usize) -> Result<Arc<Stream>, MediaError> {
+        let slot = self.slots.get_mut(index).ok_or(MediaError::NoPorts)?;
+        if let State::Open(stream, _) = &slot.state {
+            return Ok(stream.clone());
+        }
+        let io = |error: std::io::Error| MediaError::Io(error.to_string());
+        let ports = &self.leg.shared.ports;
+        let (rtp, rtcp, guard) = match self.leg.kind {
+            LegKind::Phone => ports.pair(self.local_ip).map(|(rtp, rtcp, guard)| (rtp, Some(rtcp), guard))?,
+            LegKind::Peer => ports.single(self.local_ip).map(|(rtp, guard)| (rtp, None, guard))?,
+        };
+        let port = rtp.local_addr().map_err(io)?.port();
+        let rtp = Path::udp(rtp).map_err(io)?;
+        let rtcp = rtcp.map(Path::udp).transpose().map_err(io)?;
+        let gate = match std::mem::take(&mut slot.state) {
+            State::Waiting(gate) => gate,
+            _ => Gate::new(self.leg.kind),
+        };
+        let stream = Arc::new(Stream::new(gate, port, rtp, rtcp, guard));
+        let task = tokio::spawn(stream::run(self.leg.clone(), index, stream.clone()));
+        slot.state = State::Open(stream.clone(), AbortOnDropHandle::new(task));
+        self.leg.set_stream(index, Some(stream.clone()));
+        self.leg.shared.publish();
+        Ok(stream)
+    }
+
+    /// Writes our description. The version rises when anything else changed (RFC 3264 §8).
+    fn tell(&mut self, other: Session, lines: &[Option<Line>]) -> Result<Bytes, MediaError> {
+        let mut origin = Origin { ip: self.local_ip, session_id: self.session_id, version: self.version };
+        let mut told = sdp::write(&sdp::rewrite(&other, &origin, lines))?;
+        if self.last.as_ref().is_some_and(|last| *last != told) {
+            self.version += 1;
+            origin.version = self.version;
+            told = sdp::write(&sdp::rewrite(&other, &origin, lines))?;
+        }
+        self.last = Some(told.clone());
+        self.negotiated = Instant::now();
+        Ok(told.into())
+    }
+}
+
+impl Drop for MediaLeg {
+    fn drop(&mut self) {
+        self.leg.clear();
+        self.slots.clear();
+    }
+}

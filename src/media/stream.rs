@@ -1,0 +1,229 @@
+//! The driver of one stream of a leg: sockets, the task that reads them, and the way from one leg to the other.
+//! The judgement is in `gate`; this file moves bytes.
+
+use super::gate::{Gate, Packet, Reason};
+use super::packet::{Header, Kind, MAX_PACKET};
+use super::path::Path;
+use super::ports::PortGuard;
+use super::{LegKind, Shared};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+/// Read errors in a row after which a socket counts as broken.
+const MAX_ERRORS: u32 = 100;
+/// The echo flips these bits of an SSRC: whoever hears their own SSRC takes it for a loop (RFC 3550 §8.2).
+const ECHO_SSRC: u8 = 0xa5;
+
+/// What the tasks of a leg share. Owned by `MediaLeg`; dropping that ends the tasks.
+pub(super) struct Leg {
+    pub(super) kind: LegKind,
+    pub(super) shared: Arc<Shared>,
+    pub(super) opened: Instant,
+    pub(super) echo: AtomicBool,
+    streams: Mutex<Vec<Option<Arc<Stream>>>>,
+    partner: Mutex<Weak<Leg>>,
+    packets_in: AtomicU64,
+    packets_out: AtomicU64,
+    refused: AtomicU64,
+    /// Milliseconds after `opened`; 0 is never.
+    first_in: AtomicU64,
+    last_in: AtomicU64,
+}
+
+pub(super) struct Stream {
+    pub(super) gate: Mutex<Gate>,
+    pub(super) port: u16,
+    rtp: Path,
+    /// Phones have a second port for RTCP.
+    rtcp: Option<Path>,
+    /// Last: gives the ports back after the sockets closed.
+    _ports: PortGuard,
+}
+
+impl Stream {
+    pub(super) fn new(gate: Gate, port: u16, rtp: Path, rtcp: Option<Path>, ports: PortGuard) -> Stream {
+        Stream { gate: Mutex::new(gate), port, rtp, rtcp, _ports: ports }
+    }
+
+    pub(super) fn gate(&self) -> MutexGuard<'_, Gate> {
+        lock(&self.gate)
+    }
+
+    fn path(&self, kind: Kind) -> &Path {
+        match (kind, &self.rtcp) {
+            (Kind::Rtcp, Some(rtcp)) => rtcp,
+            _ => &self.rtp,
+        }
+    }
+
+    fn send(&self, header: &Header, packet: &[u8], now: Instant) -> Result<(), Reason> {
+        let (packet, target) = self.gate().outward(header, packet, now)?;
+        self.path(header.kind).send(&packet, target).map_err(|_| Reason::Socket)?;
+        Ok(())
+    }
+}
+
+impl Leg {
+    pub(super) fn new(kind: LegKind, shared: Arc<Shared>, now: Instant) -> Leg {
+        Leg {
+            kind,
+            shared,
+            opened: now,
+            echo: AtomicBool::new(false),
+            streams: Mutex::default(),
+            partner: Mutex::default(),
+            packets_in: AtomicU64::new(0),
+            packets_out: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            first_in: AtomicU64::new(0),
+            last_in: AtomicU64::new(0),
+        }
+    }
+
+    /// The stream of the `index`th `m=` line is `stream` from now on.
+    pub(super) fn set_stream(&self, index: usize, stream: Option<Arc<Stream>>) {
+        let mut streams = lock(&self.streams);
+        if streams.len() <= index {
+            streams.resize(index + 1, None);
+        }
+        streams[index] = stream;
+    }
+
+    /// Closes all streams.
+    pub(super) fn clear(&self) {
+        lock(&self.streams).clear();
+    }
+
+    /// Joins both legs, each of which leaves whomever it was joined to.
+    pub(super) fn join(self: &Arc<Leg>, other: &Arc<Leg>) {
+        for (leg, with) in [(self, other), (other, self)] {
+            let before = std::mem::replace(&mut *lock(&leg.partner), Arc::downgrade(with));
+            if let Some(before) = before.upgrade().filter(|before| !Arc::ptr_eq(before, with)) {
+                let mut theirs = lock(&before.partner);
+                if theirs.upgrade().is_some_and(|partner| Arc::ptr_eq(&partner, leg)) {
+                    *theirs = Weak::new();
+                }
+            }
+        }
+    }
+
+    pub(super) fn stats(&self) -> super::LegStats {
+        let first = self.first_in.load(Relaxed);
+        super::LegStats {
+            packets_in: self.packets_in.load(Relaxed),
+            packets_out: self.packets_out.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            first_packet_ms: (first != 0).then_some(first),
+        }
+    }
+
+    /// When the last packet came in.
+    pub(super) fn last_in(&self) -> Option<Instant> {
+        let last = self.last_in.load(Relaxed);
+        (last != 0).then(|| self.opened + std::time::Duration::from_millis(last))
+    }
+
+    /// A packet arrived on the `index`th stream.
+    fn arrived(&self, index: usize, stream: &Stream, from: SocketAddr, packet: &[u8]) {
+        let now = Instant::now();
+        let judged = stream.gate().inward(from, packet, now);
+        let (header, packet) = match judged {
+            Ok(judged) => judged,
+            Err(reason) => return self.count(reason),
+        };
+        self.count_in(now);
+        let sent = if self.echo.load(Relaxed) {
+            self.send_back(stream, header, packet, now)
+        } else {
+            self.pass_on(index, &header, &packet, now)
+        };
+        if let Err(reason) = sent {
+            self.count(reason);
+        }
+    }
+
+    fn pass_on(&self, index: usize, header: &Header, packet: &[u8], now: Instant) -> Result<(), Reason> {
+        let partner = lock(&self.partner).upgrade().ok_or(Reason::NotReady)?;
+        let stream = lock(&partner.streams).get(index).cloned().flatten().ok_or(Reason::NotReady)?;
+        stream.send(header, packet, now)?;
+        partner.count_out();
+        Ok(())
+    }
+
+    fn send_back(&self, stream: &Stream, header: Header, packet: Packet<'_>, now: Instant) -> Result<(), Reason> {
+        if header.kind == Kind::Rtcp {
+            return Ok(());
+        }
+        let mut packet = packet.to_vec();
+        if let Some(byte) = packet.get_mut(11) {
+            *byte ^= ECHO_SSRC;
+        }
+        stream.send(&Header { ssrc: header.ssrc ^ u32::from(ECHO_SSRC), ..header }, &packet, now)?;
+        self.count_out();
+        Ok(())
+    }
+
+    fn count_in(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.opened).as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
+        self.last_in.store(since, Relaxed);
+        let _ = self.first_in.compare_exchange(0, since, Relaxed, Relaxed);
+        self.packets_in.fetch_add(1, Relaxed);
+    }
+
+    fn count_out(&self) {
+        self.packets_out.fetch_add(1, Relaxed);
+        self.shared.counters.packets.inc();
+    }
+
+    fn count(&self, reason: Reason) {
+        if reason.is_refusal() {
+            self.refused.fetch_add(1, Relaxed);
+        }
+        self.shared.counters.count(reason);
+    }
+}
+
+impl Drop for Leg {
+    /// The last task is gone, and its ports with it.
+    fn drop(&mut self) {
+        self.shared.publish();
+    }
+}
+
+/// Reads the sockets of a stream until it is aborted or a socket breaks.
+pub(super) async fn run(leg: Arc<Leg>, index: usize, stream: Arc<Stream>) {
+    // One byte more than the longest packet, so that a cut one is not taken for whole.
+    let (mut rtp, mut rtcp) = ([0; MAX_PACKET + 1], [0; MAX_PACKET + 1]);
+    let mut errors = 0;
+    while errors < MAX_ERRORS {
+        let second = async {
+            match &stream.rtcp {
+                Some(path) => path.receive(&mut rtcp).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (arrived, is_rtp) = tokio::select! {
+            arrived = stream.rtp.receive(&mut rtp) => (arrived, true),
+            arrived = second => (arrived, false),
+        };
+        match arrived {
+            Ok((len, from)) => {
+                errors = 0;
+                let packet = if is_rtp { rtp.get(..len) } else { rtcp.get(..len) };
+                leg.arrived(index, &stream, from, packet.unwrap_or_default());
+            }
+            Err(_) => {
+                errors += 1;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    tracing::warn!("a media socket broke");
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
