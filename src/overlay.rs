@@ -1,6 +1,8 @@
 //! The overlay: finds and keeps signed records among ordinary nodes, and opens authenticated links between users.
 //! It does not know that there is SIP: a link carries opaque messages. Skeleton: owned by the `overlay` work.
 
+pub mod link;
+
 use crate::identity::{NodeKey, NodeSecret};
 use crate::record::{RejectReason, ValidBundle, VerifiedPeerUser};
 use crate::store::Store;

@@ -1,0 +1,383 @@
+//! How a link comes up, and how it finds another stream: dialling, hellos, simultaneous opens, resumption.
+
+use super::behaviour::Behaviour;
+use super::frame::{Body, Close, CloseCode, Frame};
+use super::handler::Command;
+use super::hello::{Hello, Refused};
+use super::table::{Attempt, Link, Pair, Phase, Purpose, StreamRef};
+use super::{Event, Refusal};
+use crate::overlay::{LinkError, LinkId};
+use crate::record::VerifiedPeerUser;
+use bytes::Bytes;
+use libp2p::swarm::ToSwarm;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use std::time::{Duration, Instant};
+
+/// Addresses of a node that are kept for dialling. 16: two records of eight (FORMATS "What is stored").
+pub(super) const MAX_ADDRESSES: usize = 16;
+/// Between two attempts to find a lost peer again, and after a simultaneous open until we try ourselves.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Behaviour {
+    /// Does what can be done now to give a link a stream, or a better one.
+    pub(super) fn advance(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get(id) else { return };
+        if link.attempt.is_some() || link.retry_at.is_some_and(|at| now < at) {
+            return;
+        }
+        let peer = self.peers.get(&link.pair.peer);
+        let best = peer.and_then(|peer| peer.best(&link.tried)).map(|best| (best.id, best.relayed));
+        match (link.phase, best) {
+            (Phase::Up, Some((best, relayed))) => {
+                let carrier = link.current.and_then(|stream| self.connection(stream));
+                if link.opener && !relayed && carrier.is_some_and(|c| c.relayed) {
+                    self.open_stream(id, best, now);
+                }
+            }
+            (Phase::Opening { .. }, Some((best, _))) => self.open_stream(id, best, now),
+            (Phase::Lost { .. }, Some((best, _))) if link.opener => self.open_stream(id, best, now),
+            (Phase::Opening { .. }, None) if link.dial.is_none() && !link.dialled => self.dial(id, now),
+            (Phase::Opening { .. }, None) if link.dial.is_none() => {
+                let error = link.error.clone();
+                self.fail(id, error);
+            }
+            (Phase::Lost { .. }, None) if link.dial.is_none() => self.dial(id, now),
+            // The opener brings a stream; a dial is under way; nothing is better than what we have.
+            (Phase::Lost { .. }, _) | (Phase::Opening { .. } | Phase::Up, None) => {}
+        }
+    }
+
+    fn dial(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        let opts = DialOpts::peer_id(link.pair.peer)
+            .condition(PeerCondition::Always)
+            .addresses(link.addresses.clone())
+            .extend_addresses_through_behaviour()
+            .build();
+        link.dial = Some(opts.connection_id());
+        link.dialled = true;
+        link.retry_at = matches!(link.phase, Phase::Lost { .. }).then_some(now + RETRY);
+        self.actions.push_back(ToSwarm::Dial { opts });
+    }
+
+    fn open_stream(&mut self, id: LinkId, connection: libp2p::swarm::ConnectionId, now: Instant) {
+        let number = self.new_stream_number();
+        let until = now + self.config.hello_timeout;
+        let Some(link) = self.links.get_mut(id) else { return };
+        let stream = StreamRef { peer: link.pair.peer, connection, number };
+        link.attempt = Some(Attempt { stream, greeted: false, until });
+        link.retry_at = None;
+        self.streams.insert(stream, Purpose::Opening(id));
+        self.tell(stream, Command::Open(number));
+    }
+
+    pub(super) fn handle_opened(&mut self, stream: StreamRef, now: Instant) {
+        let Some(Purpose::Opening(id)) = self.streams.get(&stream).copied() else {
+            return self.tell(stream, Command::Reset(stream.number));
+        };
+        let Some(hello) = self.own_hello(id) else {
+            self.reset(stream);
+            return self.fail(id, LinkError::Refused("the caller is not a user of this node".into()));
+        };
+        if let Some(link) = self.links.get_mut(id) {
+            // From here on the far end may take this stream for the link: nothing more goes out on the old one.
+            link.session.pause();
+            link.spoke = now;
+            if let Some(attempt) = &mut link.attempt {
+                attempt.greeted = true;
+            }
+        }
+        self.tell(stream, Command::Send(stream.number, Frame::hello(&hello.into_wire()).encode()));
+    }
+
+    fn own_hello(&self, id: LinkId) -> Option<Hello> {
+        let link = self.links.get(id)?;
+        let user = self.served.get(&link.pair.local)?;
+        Some(Hello {
+            from: link.pair.local,
+            to: link.pair.remote,
+            bundle: user.bundle.clone(),
+            session: link.session_id,
+            time: (self.config.clock)().seconds(),
+            resume: !link.is_opening(),
+            received: link.session.received(),
+            instead_of: None,
+        })
+    }
+
+    pub(super) fn handle_not_opened(&mut self, stream: StreamRef, not_spoken: bool, now: Instant) {
+        if not_spoken
+            && let Some(Purpose::Opening(id)) = self.streams.get(&stream)
+            && let Some(link) = self.links.get_mut(*id)
+        {
+            link.error = LinkError::Refused("the node takes no calls in this overlay".into());
+        }
+        self.handle_gone(stream, now);
+    }
+
+    pub(super) fn handle_incoming(&mut self, stream: StreamRef, now: Instant) {
+        let greeting = self.streams.values().filter(|purpose| **purpose == Purpose::Greeting).count();
+        if greeting >= self.config.max_hellos {
+            self.tell(stream, Command::Reset(stream.number));
+            return self.note_refusal(stream.peer, Refusal::Flood, 1, now);
+        }
+        self.streams.insert(stream, Purpose::Greeting);
+    }
+
+    /// The first frame of an inbound stream.
+    pub(super) fn handle_greeting(&mut self, stream: StreamRef, frame: Frame, now: Instant) {
+        self.streams.remove(&stream);
+        let judged = match frame.body {
+            Body::Hello(bytes) => self.judge_greeting(stream, bytes, now),
+            Body::Close(_) => return self.tell(stream, Command::Reset(stream.number)),
+            Body::Sip(_) | Body::Ice(_) | Body::Ping | Body::Ack => Err(Refused::new(Refusal::Malformed)),
+        };
+        match judged {
+            Ok(()) => self.tell(stream, Command::Credit(stream.number)),
+            Err(refused) => {
+                tracing::debug!(peer = %stream.peer, reason = %refused.reason, "hello refused");
+                self.refuse(stream, refused.close);
+                self.note_refusal(stream.peer, refused.reason, 1, now);
+            }
+        }
+    }
+
+    fn judge_greeting(&mut self, stream: StreamRef, bytes: Bytes, now: Instant) -> Result<(), Refused> {
+        let judge = self.judge();
+        let hello = Hello::read(bytes, &judge)?;
+        if !self.served.contains_key(&hello.to) {
+            return Err(Refused::new(Refusal::NoSuchUser));
+        }
+        if !hello.resume && hello.received > 0 {
+            return Err(Refused::new(Refusal::Malformed));
+        }
+        let channel = super::node_key_of(&stream.peer).ok_or(Refused::new(Refusal::Malformed))?;
+        let pin = self.pins.get(&hello.from).copied();
+        let user = hello.verify(&channel, pin, &judge).map_err(|reason| Refused::new(Refusal::NotProven(reason)))?;
+        let pair = Pair { local: hello.to, remote: hello.from, peer: stream.peer };
+        match self.links.of_pair(&pair) {
+            Some(id) => self.meet(id, stream, &hello, user, now),
+            None if hello.resume => Err(Refused::new(Refusal::UnknownSession)),
+            None => self.take_in(pair, stream, &hello, user, now),
+        }
+    }
+
+    /// A proven hello for a pair that has a link, or is about to have one.
+    fn meet(
+        &mut self,
+        id: LinkId,
+        stream: StreamRef,
+        hello: &Hello,
+        user: VerifiedPeerUser,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let Some(link) = self.links.get(id) else { return Err(Refused::new(Refusal::UnknownSession)) };
+        let simultaneous = || Refused {
+            reason: Refusal::UnknownSession,
+            close: Close { code: CloseCode::Simultaneous, words: "the other stream goes on".into() },
+        };
+        if link.is_opening() {
+            let greeted = link.attempt.filter(|attempt| attempt.greeted);
+            if hello.resume {
+                return Err(Refused::new(Refusal::UnknownSession));
+            }
+            if greeted.is_some() && self.node > user.node {
+                // Both opened at once: the higher node key's stream goes on. No fault of the peer.
+                self.refuse(stream, simultaneous().close);
+                return Ok(());
+            }
+            let ours = greeted.map(|_| link.session_id);
+            return self.adopt(id, stream, hello, user, ours, now);
+        }
+        if hello.session == link.session_id && !link.opener {
+            return self.answer(id, stream, hello, None, now);
+        }
+        if link.abandoned == Some(hello.session) {
+            self.refuse(stream, simultaneous().close);
+            return Ok(());
+        }
+        if hello.resume || hello.session == link.session_id {
+            return Err(Refused::new(Refusal::UnknownSession));
+        }
+        // Proven to be the same user on the same node, with nothing left of the old session: they have started anew.
+        let pair = link.pair;
+        self.drop_link(id, "the far end started anew");
+        self.take_in(pair, stream, hello, user, now)
+    }
+
+    /// Their stream carries the link that we were about to open.
+    fn adopt(
+        &mut self,
+        id: LinkId,
+        stream: StreamRef,
+        hello: &Hello,
+        user: VerifiedPeerUser,
+        ours: Option<super::hello::SessionId>,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let Some(link) = self.links.get_mut(id) else { return Ok(()) };
+        link.opener = false;
+        link.session_id = hello.session;
+        link.remote = Some(user);
+        if let Some(attempt) = link.attempt.take() {
+            self.reset(attempt.stream);
+        }
+        self.answer(id, stream, hello, ours, now)?;
+        self.announce(id, true);
+        Ok(())
+    }
+
+    fn take_in(
+        &mut self,
+        pair: Pair,
+        stream: StreamRef,
+        hello: &Hello,
+        user: VerifiedPeerUser,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        if self.is_full(pair.peer) {
+            return Err(Refused::new(Refusal::Full));
+        }
+        let mut link = Link::new(self.new_link_id(), pair, user.node, hello.session, self.new_session(), now);
+        link.remote = Some(user);
+        let id = link.id;
+        self.links.insert(link);
+        self.answer(id, stream, hello, None, now)?;
+        self.announce(id, false);
+        Ok(())
+    }
+
+    /// Says our hello on their stream, and carries the link on it from now on.
+    fn answer(
+        &mut self,
+        id: LinkId,
+        stream: StreamRef,
+        hello: &Hello,
+        instead_of: Option<super::hello::SessionId>,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let own = self.own_hello(id).ok_or(Refused::new(Refusal::NoSuchUser))?;
+        let own = Hello { instead_of, resume: hello.resume, ..own };
+        self.tell(stream, Command::Send(stream.number, Frame::hello(&own.into_wire()).encode()));
+        self.settle(id, stream, hello.received, now).map_err(|()| Refused::new(Refusal::Malformed))
+    }
+
+    /// The first frame of a stream that we opened: their hello, or why not.
+    pub(super) fn handle_answer(&mut self, id: LinkId, stream: StreamRef, frame: Frame, now: Instant) {
+        let bytes = match frame.body {
+            Body::Hello(bytes) => bytes,
+            Body::Close(close) => return self.handle_turned_down(id, stream, close, now),
+            Body::Sip(_) | Body::Ice(_) | Body::Ping | Body::Ack => {
+                return self.handle_fault(stream, Refusal::Malformed, now);
+            }
+        };
+        match self.judge_answer(id, bytes) {
+            Ok((hello, user)) => {
+                let Some(link) = self.links.get_mut(id) else { return };
+                let first = link.is_opening();
+                link.attempt = None;
+                link.abandoned = hello.instead_of.or(link.abandoned);
+                link.remote = Some(user);
+                self.streams.remove(&stream);
+                if self.settle(id, stream, hello.received, now).is_err() {
+                    self.handle_fault(stream, Refusal::Malformed, now);
+                    return self.fail(id, LinkError::Refused(Refusal::Malformed.to_string()));
+                }
+                self.tell(stream, Command::Credit(stream.number));
+                if first {
+                    self.announce(id, true);
+                }
+            }
+            Err((refused, error)) => {
+                self.note_refusal(stream.peer, refused.reason, 1, now);
+                if let Some(link) = self.links.get_mut(id) {
+                    link.attempt = None;
+                }
+                self.streams.remove(&stream);
+                self.refuse(stream, refused.close);
+                self.fail(id, error);
+            }
+        }
+    }
+
+    fn judge_answer(&self, id: LinkId, bytes: Bytes) -> Result<(Hello, VerifiedPeerUser), (Refused, LinkError)> {
+        let told = |refused: Refused| {
+            let words = format!("its hello was refused here: {}", refused.close.words);
+            (refused, LinkError::Refused(words))
+        };
+        let judge = self.judge();
+        let hello = Hello::read(bytes, &judge).map_err(told)?;
+        let link = self.links.get(id).ok_or_else(|| told(Refused::new(Refusal::UnknownSession)))?;
+        if hello.to != link.pair.local || hello.session != link.session_id {
+            return Err(told(Refused::new(Refusal::Malformed)));
+        }
+        let not_proven = |reason| (Refused::new(Refusal::NotProven(reason)), LinkError::NotProven(reason));
+        if hello.from != link.pair.remote {
+            return Err(not_proven(crate::record::RejectReason::WrongKey));
+        }
+        let pin = self.pins.get(&hello.from).copied();
+        let user = hello.verify(&link.node, pin, &judge).map_err(not_proven)?;
+        Ok((hello, user))
+    }
+
+    fn handle_turned_down(&mut self, id: LinkId, stream: StreamRef, close: Close, now: Instant) {
+        self.reset(stream);
+        let Some(link) = self.links.get_mut(id) else { return };
+        link.attempt = None;
+        if close.code == CloseCode::Simultaneous && link.is_opening() {
+            // Theirs is on its way; should it not come, ours is tried again.
+            link.retry_at = Some(now + RETRY);
+            return;
+        }
+        if link.phase == Phase::Up {
+            link.session.go_on();
+            link.tried.push(stream.connection);
+            return self.pump(id, now);
+        }
+        self.fail(id, LinkError::Refused(close.words));
+    }
+
+    /// A stream is agreed upon by both: it carries the link, and what was on the way is sent again.
+    fn settle(&mut self, id: LinkId, stream: StreamRef, received: u64, now: Instant) -> Result<(), ()> {
+        let dialled = self.connection(stream).and_then(|carrier| carrier.dialled.clone());
+        let Some(link) = self.links.get_mut(id) else { return Err(()) };
+        if link.session.attach(received).is_err() {
+            return Err(());
+        }
+        // Known to work: where to look first when the connection is lost.
+        if let Some(address) = dialled.filter(|address| !link.addresses.contains(address)) {
+            link.addresses.insert(0, address);
+            link.addresses.truncate(MAX_ADDRESSES);
+        }
+        let old = link.current.replace(stream);
+        link.phase = Phase::Up;
+        link.tried.clear();
+        link.retry_at = None;
+        link.heard = now;
+        link.spoke = now;
+        if let Some(old) = old {
+            self.reset(old);
+        }
+        self.streams.insert(stream, Purpose::Carrying(id));
+        self.pump(id, now);
+        Ok(())
+    }
+
+    /// `LinkUp`, then whatever waits to be sent.
+    fn announce(&mut self, id: LinkId, outbound: bool) {
+        let Some(link) = self.links.get(id) else { return };
+        let Some((remote, stream)) = link.remote.clone().zip(link.current) else { return };
+        let local = link.pair.local;
+        let Some(carrier) = self.connection(stream) else { return };
+        let (local_ip, remote_ip) = (carrier.local_ip, carrier.remote_ip);
+        tracing::debug!(link = id.0, outbound, relayed = carrier.relayed, "link up");
+        self.emit(Event::LinkUp { link: id, local, remote, outbound, local_ip, remote_ip });
+    }
+
+    /// Says why, and ends the stream.
+    pub(super) fn refuse(&mut self, stream: StreamRef, close: Close) {
+        let frame = Frame { seq: 0, ack: 0, body: Body::Close(close) }.encode();
+        self.tell(stream, Command::Send(stream.number, frame));
+        self.tell(stream, Command::Finish(stream.number));
+    }
+}
