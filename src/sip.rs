@@ -9,7 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
+mod digest;
 mod flow;
+mod registrar;
 
 pub mod softphone;
 
