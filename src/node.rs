@@ -16,6 +16,7 @@ use crate::sip::{Sip, SipConfig, SipLimits, SipStartError};
 use crate::store::{Store, StoreError, Table};
 use crate::telemetry::Metrics;
 use crate::web::{Api, ApiError, ApiParts};
+use crate::wire::AddressScope;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -345,6 +346,8 @@ fn overlay_config(
     listen: Vec<String>,
 ) -> OverlayConfig {
     let overlay = &settings.overlay;
+    // In a private overlay everybody may well sit on one machine: only the total counts there.
+    let share = |limit: u32| if chosen.scope == AddressScope::Any { overlay.max_connections } else { limit };
     OverlayConfig {
         secret,
         overlay: chosen.id,
@@ -356,8 +359,8 @@ fn overlay_config(
         server: overlay.serve.forced(),
         limits: Limits {
             max_connections: overlay.max_connections,
-            max_connections_per_ip: overlay.max_connections_per_ip,
-            max_connections_per_subnet: overlay.max_connections_per_subnet,
+            max_connections_per_ip: share(overlay.max_connections_per_ip),
+            max_connections_per_subnet: share(overlay.max_connections_per_subnet),
             max_links: overlay.max_links,
             max_records: overlay.max_records,
         },

@@ -1,0 +1,91 @@
+//! Running a node in the foreground: desktop, relay, gateway.
+
+use super::words::{Progress, asked_to_stop, print, print_json, say, say_bold, start_log};
+use super::{Common, Outcome, first, local};
+use crate::config::Role;
+use crate::node::book::Book;
+use crate::node::{Node, NodeConfig};
+use crate::uri::IdHash;
+
+pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<Outcome> {
+    let dir = common.dir()?;
+    // Before anything is asked or made: a second instance ends here.
+    drop(dir.lock()?);
+    let settings = common.settings(role)?;
+    start_log(&settings.log.filter)?;
+    let role = settings.role;
+    let chosen = match role {
+        Role::Desktop => first::desktop(common, &dir)?,
+        Role::Relay | Role::Gateway => first::passphrase_from_file(common)?,
+    };
+    let passphrase = match chosen {
+        Some(passphrase) => Some(passphrase),
+        None => local::unlock(common, &dir, &settings)?,
+    };
+    let node = Node::start(NodeConfig { dir, settings, temporary: false, passphrase }).await?;
+    node.notices().iter().for_each(|notice| say_bold(notice));
+    if common.json {
+        print_json(node.info())?;
+    } else {
+        introduce(&node, role)?;
+    }
+    tokio::select! {
+        () = asked_to_stop() => {}
+        () = stay(&node, common.json) => {}
+    }
+    if !common.json {
+        say("stopping");
+    }
+    // A second Ctrl-C does not wait for anybody.
+    tokio::select! {
+        () = node.stop() => {}
+        () = asked_to_stop() => {}
+    }
+    Ok(Outcome::Done)
+}
+
+/// Shows joining, then waits for ever.
+async fn stay(node: &Node, quiet: bool) {
+    let overlay = &node.info().overlay;
+    let mut progress = Progress::start(&format!("joining {overlay}"), quiet);
+    node.joined(1, |status| progress.update(&format!("joining {overlay}: {} nodes connected", status.peers))).await;
+    progress.end(&format!("joined {overlay}"));
+    std::future::pending::<()>().await;
+}
+
+fn introduce(node: &Node, role: Role) -> anyhow::Result<()> {
+    let info = node.info();
+    let phones = Book::new(node.data_dir()).phones()?;
+    for user in &info.users {
+        let grouped = user.number.parse::<IdHash>().map(|id| id.grouped()).unwrap_or_default();
+        print(&format!("number    {grouped}"));
+        print(&format!("address   {}", user.uri));
+        for account in user.accounts.iter().filter_map(|a| phones.get(&a.name)) {
+            let server = info.sip_udp.or(info.sip_tcp).map_or_else(|| "off".to_owned(), |s| s.to_string());
+            print(&format!(
+                "phone     server {server} (UDP or TCP)  user {}  password {}",
+                account.name, account.password
+            ));
+        }
+    }
+    match role {
+        Role::Desktop => {
+            say(
+                "Next: register a softphone with that account, call `echo` to hear yourself, and give your number away.",
+            );
+        }
+        Role::Gateway if info.users.is_empty() => {
+            say("Next: `peerline phone add NAME` makes an account and a number for a phone.");
+        }
+        Role::Gateway => {}
+        Role::Relay => {
+            for address in &info.listen {
+                print(&format!("bootstrap {address}"));
+            }
+        }
+    }
+    if let Some(api) = info.api {
+        say(&format!("health and metrics: http://{api}/health http://{api}/metrics"));
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! `status` and `lookup`: what the local API of the running node says, in words or as JSON.
+
+use super::local::{self, Reach};
+use super::words::{print, print_json, say};
+use super::{Common, Outcome};
+use crate::node::run_file::RunInfo;
+use crate::web::look_up;
+use serde_json::Value;
+
+pub(super) async fn status(common: &Common) -> anyhow::Result<Outcome> {
+    let dir = common.dir()?;
+    let Some(run) = RunInfo::of_running(&dir)? else {
+        say(&format!("no node runs on {}", dir.path().display()));
+        return Ok(Outcome::No);
+    };
+    let (code, status) = local::get(&run, &dir, "/v1/status").await?;
+    anyhow::ensure!(code == 200, "the running node refused ({code})");
+    if common.json {
+        print_json(&status)?;
+        return Ok(Outcome::Done);
+    }
+    let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    let text = |path: &str| status.pointer(path).and_then(Value::as_str).unwrap_or("-").to_owned();
+    print(&format!("{} {}, up {} s, process {}", text("/role"), run.overlay, number("/uptime_s"), run.pid));
+    print(&format!(
+        "overlay   {} peers of about {} nodes, {} records held, {}",
+        number("/overlay/peers"),
+        number("/overlay/estimate"),
+        number("/overlay/records_held"),
+        if status.pointer("/overlay/server").and_then(Value::as_bool).unwrap_or(false) { "serving" } else { "client" },
+    ));
+    for (user, published) in status.pointer("/published/users").and_then(Value::as_object).into_iter().flatten() {
+        let copies = published.get("copies").and_then(Value::as_u64).unwrap_or(0);
+        let state = match published.get("bound").and_then(Value::as_bool) {
+            Some(true) => format!("reachable, {copies} copies"),
+            _ => "no phone registered".to_owned(),
+        };
+        let trouble = published.get("trouble").and_then(Value::as_str).map(|t| format!(" ({t})")).unwrap_or_default();
+        print(&format!("user      {user}  {state}{trouble}"));
+    }
+    for (account, contacts) in status.pointer("/sip/registered").and_then(Value::as_object).into_iter().flatten() {
+        for contact in contacts.as_array().into_iter().flatten().filter_map(Value::as_str) {
+            print(&format!("phone     {account}  {contact}"));
+        }
+    }
+    print(&format!("calls     {} active, {} since start", number("/calls/active"), number("/calls/total")));
+    Ok(Outcome::Done)
+}
+
+pub(super) async fn lookup(common: &Common, who: &str) -> anyhow::Result<Outcome> {
+    let dir = common.dir()?;
+    let reach = Reach::find(common, &dir).await?;
+    let answer = match &reach {
+        Reach::Running(run) => {
+            let (code, answer) = local::get(run, &dir, &format!("/v1/lookup?who={}", local::query(who))).await?;
+            match code {
+                200 => Ok(answer),
+                _ => Err(answer.get("error").and_then(Value::as_str).unwrap_or("refused").to_owned()),
+            }
+        }
+        Reach::Own(node) => match look_up(&node.parts().overlay, &node.directory(), who).await {
+            Ok(answer) => Ok(serde_json::to_value(answer)?),
+            Err(trouble) => Err(trouble.to_string()),
+        },
+    };
+    reach.end().await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(why) => {
+            say(&format!("`{who}`: {why}"));
+            return Ok(Outcome::No);
+        }
+    };
+    let found = answer.get("found").and_then(Value::as_bool).unwrap_or(false);
+    if common.json {
+        print_json(&answer)?;
+    } else {
+        show(&answer, found);
+    }
+    Ok(if found { Outcome::Done } else { Outcome::No })
+}
+
+fn show(answer: &Value, found: bool) {
+    let number = |path: &str| answer.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    print(answer.get("uri").and_then(Value::as_str).unwrap_or_default());
+    if !found {
+        print("not online, or nobody: the overlay holds no valid binding");
+    }
+    for device in answer.get("devices").and_then(Value::as_array).into_iter().flatten() {
+        let node = device.get("node").and_then(Value::as_str).unwrap_or_default();
+        let left = device.get("expires_in_s").and_then(Value::as_u64).unwrap_or(0);
+        let dnd = if device.get("dnd").and_then(Value::as_bool) == Some(true) { ", do not disturb" } else { "" };
+        print(&format!("device    {}  for {left} s{dnd}", node.get(..16).unwrap_or(node)));
+        for address in device.get("addresses").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+        {
+            print(&format!("          {address}"));
+        }
+    }
+    print(&format!(
+        "lookup    {} ms, {} nodes answered: {} with a valid copy, {} with nothing",
+        number("/report/took_ms"),
+        number("/report/asked"),
+        number("/report/valid"),
+        number("/report/empty"),
+    ));
+    for refused in answer.pointer("/report/refused").and_then(Value::as_array).into_iter().flatten() {
+        let part = |i: usize| refused.get(i).and_then(Value::as_str).unwrap_or_default();
+        print(&format!("refused   {}: {}", part(0), part(1)));
+    }
+}

@@ -1,0 +1,109 @@
+//! What people read: progress while something takes time, words on stderr, the log.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::IsTerminal;
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+/// A line for people.
+pub fn say(text: &str) {
+    anstream::eprintln!("{text}");
+}
+
+/// A line for people that matters.
+pub fn say_bold(text: &str) {
+    let bold = anstyle::Style::new().bold();
+    anstream::eprintln!("{bold}{text}{bold:#}");
+}
+
+/// One JSON object on one line of stdout.
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    anstream::println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// A line of data on stdout.
+pub fn print(text: &str) {
+    anstream::println!("{text}");
+}
+
+/// Starts the log on stderr.
+///
+/// # Errors
+/// When the filter cannot be read.
+pub fn start_log(filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().parse(filter).map_err(|e| anyhow::anyhow!("log filter `{filter}`: {e}"))?;
+    // The SIP stack writes whole messages, keys included, at INFO: never below warnings, whatever is asked for.
+    let filter = filter.add_directive("rsipstack=warn".parse()?);
+    // Already started (several nodes in one test): the first one stays.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+    Ok(())
+}
+
+/// A moving line on a terminal, plain lines elsewhere, nothing when quiet.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    last: String,
+}
+
+impl Progress {
+    pub fn start(text: &str, quiet: bool) -> Self {
+        let on_terminal = !quiet && std::io::stderr().is_terminal();
+        let bar = on_terminal.then(|| {
+            let style = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}");
+            let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        let mut progress = Self { bar, quiet, last: String::new() };
+        progress.update(text);
+        progress
+    }
+
+    pub fn update(&mut self, text: &str) {
+        if self.quiet || self.last == text {
+            return;
+        }
+        text.clone_into(&mut self.last);
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => say(text),
+        }
+    }
+
+    pub fn end(self, text: &str) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+        if !self.quiet && self.last != text {
+            say(text);
+        }
+    }
+}
+
+/// Ends when the user or the system asks the process to end.
+pub async fn asked_to_stop() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut term) = signal(SignalKind::terminate()) else {
+            let _ = tokio::signal::ctrl_c().await;
+            return;
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = term.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
