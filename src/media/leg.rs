@@ -278,7 +278,7 @@ impl MediaLeg {
             _ => Gate::new(self.leg.kind),
         };
         let stream = Arc::new(Stream::new(gate, port, rtp, rtcp, guard));
-        let task = tokio::spawn(stream::run(self.leg.clone(), index, stream.clone()));
+        let task = tokio::spawn(stream::run(self.leg.clone(), index, Arc::downgrade(&stream)));
         slot.state = State::Open(stream.clone(), AbortOnDropHandle::new(task));
         self.leg.set_stream(index, Some(stream.clone()));
         self.leg.shared.publish();

@@ -117,7 +117,7 @@ fn new_keys_come_without_a_gap() {
     let later = now + OLD_KEY;
     let next = out(&mut a, &rtp(4, 7), later).unwrap();
     arrives(&mut b, 1, &next, later).unwrap();
-    assert!(b.keys.old.is_none() && b.keys.next.is_none() && a.keys.offered.is_none());
+    assert!(b.keys.old.is_empty() && b.keys.next.is_none() && a.keys.offered.is_none());
 }
 
 #[test]
@@ -143,6 +143,25 @@ fn a_failed_offer_leaves_the_old_keys_in_use() {
         let much_later = now + Duration::from_secs(u64::from(sequence));
         assert!(arrives(&mut b, 1, &sealed, much_later).is_ok(), "{sequence}");
     }
+}
+
+#[test]
+fn a_far_end_silent_over_two_offers_is_understood_when_it_speaks() {
+    let now = Instant::now();
+    let (mut a, mut b) = peers(now);
+    negotiate(&mut a, &mut b, now);
+    // B is on hold and shows nothing; A's packet tells it to use its second key.
+    let sealed = out(&mut a, &rtp(1, 7), now).unwrap();
+    arrives(&mut b, 1, &sealed, now).unwrap();
+    negotiate(&mut a, &mut b, now);
+    let second_key = out(&mut b, &rtp(1, 9), now).unwrap();
+    assert!(arrives(&mut a, 2, &second_key, now).is_ok());
+    for _ in 0..100 {
+        a.accept(&remote(2, true), Some(&key())).unwrap();
+    }
+    assert_eq!(a.keys.old.len(), MAX_OLD_KEYS);
+    let again = out(&mut b, &rtp(2, 9), now).unwrap();
+    assert!(arrives(&mut a, 2, &again, now).is_ok(), "after a hundred offers that came to nothing");
 }
 
 #[test]
