@@ -11,9 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Ports below the system's own choice (32,768 up), a range for each test.
-fn node(first: u16, count: u16, max_legs: usize) -> Media {
-    Media::start(MediaConfig { ports: first..=first + (count - 1), max_legs }, Metrics::default())
+fn node(ports: u16, max_legs: usize) -> Media {
+    Media::start(MediaConfig { ports: ports::tests::free_range(ports), max_legs }, Metrics::default())
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -148,7 +147,7 @@ impl Call {
 
 #[tokio::test]
 async fn each_phone_hears_the_other_and_the_wire_hears_nobody() {
-    let (a, b) = (node(20_000, 40, 8), node(20_100, 40, 8));
+    let (a, b) = (node(40, 8), node(40, 8));
     let mut call = Call::new(&a, &b).await;
     let (alice, bob) = (tone(440.0).await, tone(1_000.0).await);
     call.negotiate(&alice, alice.offer(), &bob).await;
@@ -173,7 +172,7 @@ async fn each_phone_hears_the_other_and_the_wire_hears_nobody() {
 
 #[tokio::test]
 async fn the_wire_cannot_alter_replay_or_invent() {
-    let (a, b) = (node(20_200, 40, 8), node(20_300, 40, 8));
+    let (a, b) = (node(40, 8), node(40, 8));
     let mut call = Call::new(&a, &b).await;
     let (alice, bob) = (tone(440.0).await, tone(1_000.0).await);
     call.negotiate(&alice, alice.offer(), &bob).await;
@@ -204,7 +203,7 @@ async fn the_wire_cannot_alter_replay_or_invent() {
 
 #[tokio::test]
 async fn hold_and_resume_with_new_keys() {
-    let (a, b) = (node(20_400, 40, 8), node(20_500, 40, 8));
+    let (a, b) = (node(40, 8), node(40, 8));
     let mut call = Call::new(&a, &b).await;
     let (alice, bob) = (tone(440.0).await, tone(1_000.0).await);
     call.negotiate(&alice, alice.offer(), &bob).await;
@@ -224,7 +223,7 @@ async fn hold_and_resume_with_new_keys() {
 
 #[tokio::test]
 async fn each_branch_of_a_fork_has_its_own_keys_and_only_the_winner_is_joined() {
-    let (a, b, c) = (node(20_600, 40, 8), node(20_700, 40, 8), node(20_800, 40, 8));
+    let (a, b, c) = (node(40, 8), node(40, 8), node(40, 8));
     let (alice, bob, carol) = (tone(440.0).await, tone(1_000.0).await, tone(1_500.0).await);
     let mut alice_leg = a.open(LegKind::Phone, HERE).unwrap();
     let offer = alice.offer();
@@ -265,7 +264,7 @@ async fn each_branch_of_a_fork_has_its_own_keys_and_only_the_winner_is_joined() 
 
 #[tokio::test]
 async fn the_echo_plays_back_to_phones_and_peers() {
-    let (a, b) = (node(20_900, 40, 8), node(21_000, 40, 8));
+    let (a, b) = (node(40, 8), node(40, 8));
     let phone = tone(600.0).await;
     let mut echo = a.open(LegKind::Phone, HERE).unwrap();
     echo.accept(&phone.offer()).await.unwrap();
@@ -288,7 +287,7 @@ async fn the_echo_plays_back_to_phones_and_peers() {
 
 #[tokio::test]
 async fn a_phone_answers_from_where_packets_came_once() {
-    let a = node(21_100, 40, 8);
+    let a = node(40, 8);
     let (mut one, mut two) = (a.open(LegKind::Phone, HERE).unwrap(), a.open(LegKind::Phone, HERE).unwrap());
     let phone = tone(440.0).await;
     let offer = phone.offer();
@@ -316,7 +315,7 @@ async fn a_phone_answers_from_where_packets_came_once() {
 
 #[tokio::test]
 async fn every_port_is_free_after_the_legs_are_gone() {
-    let a = node(22_000, 600, 64);
+    let a = node(600, 64);
     let offer = tone(440.0).await.offer();
     let mut status = a.status();
     for round in 0..32 {
@@ -338,7 +337,7 @@ async fn every_port_is_free_after_the_legs_are_gone() {
 
 #[tokio::test]
 async fn says_what_there_is_too_little_of() {
-    let a = node(23_000, 2, 2);
+    let a = node(2, 2);
     let offer = tone(440.0).await.offer();
     let (mut one, mut two) = (a.open(LegKind::Phone, HERE).unwrap(), a.open(LegKind::Phone, HERE).unwrap());
     assert!(matches!(a.open(LegKind::Phone, HERE), Err(MediaError::TooManyLegs)));
@@ -346,12 +345,13 @@ async fn says_what_there_is_too_little_of() {
     assert!(matches!(two.describe_offer(&offer).await, Err(MediaError::NoPorts)));
     drop(one);
     two.describe_offer(&offer).await.unwrap();
+    assert!(matches!(a.open(LegKind::Phone, Ipv4Addr::UNSPECIFIED.into()), Err(MediaError::Io(_))));
     assert!(matches!(two.describe_offer(b"no").await, Err(MediaError::BadSdp(_))));
 }
 
 #[tokio::test]
 async fn a_peer_without_keys_and_a_phone_with_dtls_alone_are_refused() {
-    let a = node(23_100, 20, 8);
+    let a = node(20, 8);
     let plain = tone(440.0).await.offer();
     let mut peer = a.open(LegKind::Peer, HERE).unwrap();
     assert!(matches!(peer.accept(&plain).await, Err(MediaError::NoCrypto)));
@@ -373,8 +373,22 @@ async fn a_peer_without_keys_and_a_phone_with_dtls_alone_are_refused() {
 }
 
 #[tokio::test]
+async fn an_answer_has_a_line_for_each_line_of_the_offer() {
+    let a = node(20, 8);
+    let phone = tone(440.0).await;
+    let two = [&phone.offer()[..], b"m=video 5000 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n"].concat();
+    let mut leg = a.open(LegKind::Phone, HERE).unwrap();
+    leg.accept(&two).await.unwrap();
+    let answer = leg.describe_answer(&phone.offer()).await.unwrap();
+    assert!(std::str::from_utf8(&answer).unwrap().contains("m=video 0 RTP/AVP 97"));
+    leg.accept(&phone.offer()).await.unwrap();
+    let answer = leg.describe_answer(&two).await.unwrap();
+    assert!(!std::str::from_utf8(&answer).unwrap().contains("m=video"));
+}
+
+#[tokio::test]
 async fn the_version_rises_with_each_change_and_only_then() {
-    let a = node(23_200, 20, 8);
+    let a = node(20, 8);
     let phone = tone(440.0).await;
     let (plain, held) = (phone.offer(), phone.offer_hold());
     let mut leg = a.open(LegKind::Phone, HERE).unwrap();

@@ -1,6 +1,7 @@
 use super::super::packet::write_rtp;
 use super::super::srtp::Suite;
 use super::*;
+use proptest::prelude::*;
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], port))
@@ -207,4 +208,28 @@ fn a_phone_with_its_own_keys_is_spoken_to_with_keys() {
     assert_eq!(Opener::new(ours).unwrap().open(&packet::read(&back).unwrap(), &back).unwrap(), rtp(1, 9));
     gate.accept(&remote(10, false), None).unwrap();
     assert_eq!(out(&mut gate, &rtp(2, 9), now), Ok(rtp(2, 9)), "a later plain offer ends that");
+}
+
+proptest! {
+    /// Whatever comes, from a phone or a peer, plain or sealed: it is judged, and nothing panics.
+    #[test]
+    fn no_packet_panics(
+        first in prop::sample::select(vec![0x80_u8, 0x90, 0x9f, 0xb2, 0xa0]),
+        second in prop::sample::select(vec![0_u8, 8, 111, 0x80, 200, 201, 203]),
+        rest in proptest::collection::vec(prop_oneof![Just(0xbe_u8), Just(0xde), Just(0x10), Just(0), Just(1), any::<u8>()], 0..80),
+    ) {
+        let now = Instant::now();
+        let packet = [&[first, second][..], &rest].concat();
+        let (mut a, mut b) = peers(now);
+        let mut phone = Gate::new(LegKind::Phone);
+        prop_assert!(arrives(&mut b, 1, &packet, now).is_err());
+        if let Ok((header, plain)) = phone.inward(at(3), &packet, now)
+            && let Ok((sealed, _)) = a.outward(&header, &plain, now)
+        {
+            prop_assert_eq!(arrives(&mut b, 1, &sealed, now), Ok(packet.clone()));
+        }
+        let sdes = Key::fresh(Suite::AesCm128HmacSha1_80).unwrap();
+        phone.accept(&remote(3, true), Some(&sdes)).unwrap();
+        prop_assert!(arrives(&mut phone, 3, &packet, now).is_err());
+    }
 }
