@@ -19,6 +19,7 @@ use peerline::record::{Pin, RejectReason};
 use peerline::wire::pb;
 use prost::Message;
 use proxy::{Mode, Proxy};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 async fn bring_up(a: &mut Node, b: &mut Node) -> (peerline::overlay::LinkId, peerline::overlay::LinkId) {
@@ -239,11 +240,8 @@ async fn a_flood_of_streams_ends_the_flooder_only() {
     raw.open(b.peer, b.address.clone(), 200).await;
     let mut streams = Vec::new();
     let closed = async {
-        loop {
-            match raw.events.recv().await.unwrap() {
-                raw::Seen::Stream(stream) => streams.push(stream),
-                raw::Seen::Closed => break,
-            }
+        while let raw::Seen::Stream(stream) = raw.events.recv().await.unwrap() {
+            streams.push(stream);
         }
     };
     tokio::time::timeout(DEADLINE, closed).await.expect("the flooder is cut off");
@@ -308,6 +306,8 @@ async fn a_cut_connection_loses_and_doubles_nothing() {
         assert_eq!(b.message().await, n.to_string());
     }
     assert!(a.swarm.events.try_recv().is_err() && b.swarm.events.try_recv().is_err());
+    let carried = proxy.carried.load(Ordering::Relaxed);
+    assert!(carried >= 4, "the link moved to {carried} connections");
 }
 
 #[tokio::test]

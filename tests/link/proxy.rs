@@ -3,6 +3,7 @@
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +21,8 @@ pub enum Mode {
 pub struct Proxy {
     pub address: Multiaddr,
     pub tape: Arc<Mutex<Vec<u8>>>,
+    /// Connections carried so far.
+    pub carried: Arc<AtomicUsize>,
     mode: watch::Sender<Mode>,
     /// Counts up: connections older than this are cut.
     cut: watch::Sender<u64>,
@@ -34,13 +37,15 @@ impl Proxy {
         let tape = Arc::new(Mutex::new(Vec::new()));
         let (mode, modes) = watch::channel(Mode::Carry);
         let (cut, cuts) = watch::channel(0);
-        let recorder = tape.clone();
+        let carried = Arc::new(AtomicUsize::new(0));
+        let (recorder, counter) = (tape.clone(), carried.clone());
         let task = tokio::spawn(async move {
             while let Ok((from, _)) = listener.accept().await {
                 if *modes.borrow() == Mode::Stall {
                     continue;
                 }
                 let Ok(to) = TcpStream::connect(target).await else { continue };
+                counter.fetch_add(1, Ordering::Relaxed);
                 let (from_read, from_write) = from.into_split();
                 let (to_read, to_write) = to.into_split();
                 for (read, write) in [(from_read, to_write), (to_read, from_write)] {
@@ -56,7 +61,7 @@ impl Proxy {
                 }
             }
         });
-        Self { address, tape, mode, cut, task }
+        Self { address, tape, carried, mode, cut, task }
     }
 
     /// Drops every connection that is carried now; new ones are welcome.
