@@ -1,19 +1,40 @@
 //! SIP: registrar and back-to-back user agent for phones (UDP, TCP) and for trunks (opaque message pipes to other
 //! nodes). It does not know that there is a DHT, nor where media goes: SDP bodies pass through as bytes.
-//! Skeleton: face owned by the `sip-ua` work (registrar and digest by `sip-registrar`).
+//!
+//! Bytes go `driver` (sockets, clock) → `core` (sans-IO: `guard`, `message`, `transaction`, `dialog`, `registrar`) and come
+//! up as `SipEvent`s; commands go down through `Sip`. Each leg is a dialog of its own, so nothing of one side is seen on
+//! the other.
 
+use crate::clock::UnixMillis;
 use crate::telemetry::Metrics;
 use bytes::Bytes;
+use core::{Core, Settings};
+use counts::Counts;
+use driver::{Command, Driver, Ports, Sockets};
+use registrar::Registrar;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
 
+mod address;
+mod core;
+mod counts;
+mod dialog;
 mod digest;
+mod driver;
 mod flow;
+mod guard;
+mod message;
 mod registrar;
+mod transaction;
 
 pub mod softphone;
+
+/// Commands and events in flight between `sip` and `calls`; a few per leg.
+const QUEUE: usize = 1_024;
 
 /// What `sip` must know of an account to authenticate its phones.
 #[derive(Clone, Debug)]
@@ -175,88 +196,161 @@ pub struct SipStatus {
     /// account → registered contacts as shown to people ("sip:..;transport=udp, 3599 s").
     pub registered: BTreeMap<String, Vec<String>>,
     pub legs: usize,
+    pub transactions: usize,
+    /// TCP connections open now.
+    pub connections: usize,
     pub refused: BTreeMap<String, u64>,
 }
 
-/// Cloneable handle of the SIP actor. Commands are queued in order; none waits on the network.
+/// Cloneable handle of the SIP actor. Commands are queued in order; none waits on the network. After `shutdown` all of
+/// them do nothing.
+///
+/// Cancel safe: a dropped future has either queued its command or not.
 #[derive(Clone)]
-pub struct Sip {}
+pub struct Sip {
+    commands: mpsc::Sender<Command>,
+    leg_ids: Arc<AtomicU64>,
+    status: watch::Receiver<SipStatus>,
+}
 
 impl Sip {
-    pub async fn start(
-        _config: SipConfig,
-        _metrics: Metrics,
-    ) -> Result<(Sip, mpsc::Receiver<SipEvent>), SipStartError> {
-        unimplemented!("skeleton")
+    /// Binds the sockets and starts the actor.
+    ///
+    /// # Errors
+    /// A socket that cannot be bound.
+    pub async fn start(config: SipConfig, metrics: Metrics) -> Result<(Sip, mpsc::Receiver<SipEvent>), SipStartError> {
+        let sockets = Sockets::bind(config.udp, config.tcp).await?;
+        let (commands, command_queue) = mpsc::channel(QUEUE);
+        let (events, event_queue) = mpsc::channel(QUEUE);
+        let first = SipStatus { udp: sockets.udp_address(), tcp: sockets.tcp_address(), ..SipStatus::default() };
+        let (status, status_reader) = watch::channel(first);
+        let leg_ids = Arc::new(AtomicU64::new(1));
+        let (now, wall) = (Instant::now(), UnixMillis::now());
+        let mut accounts = config.accounts;
+        let known = accounts.borrow_and_update().clone();
+        let most = config.limits.max_contacts_per_account;
+        let registrar = Registrar::new(config.realm.clone(), known, most, config.restored, random(), now, wall);
+        let max_streams = config.limits.max_tcp_connections;
+        let settings = Settings {
+            realm: config.realm,
+            limits: config.limits,
+            udp_port: sockets.udp_address().map(|address| address.port()),
+            key: random(),
+        };
+        let core = Core::new(settings, registrar, Counts::new(&metrics), leg_ids.clone(), now);
+        let ports = Ports { commands: command_queue, events, status, accounts };
+        let first_connection = u64::from_be_bytes(random()) >> 1;
+        tokio::spawn(Driver::new(core, sockets, ports, max_streams, first_connection).run());
+        Ok((Sip { commands, leg_ids, status: status_reader }, event_queue))
     }
+
+    async fn tell(&self, command: Command) {
+        // The actor ends only at shutdown; what is asked of it afterwards has no meaning.
+        let _ = self.commands.send(command).await;
+    }
+
     /// A fresh id for a leg that `calls` is about to dial.
     pub fn new_leg(&self) -> LegId {
-        unimplemented!("skeleton")
+        LegId(self.leg_ids.fetch_add(1, Ordering::Relaxed))
     }
+
     /// The 200 (or 500) of a REGISTER may go.
-    pub async fn confirm_bind(&self, _bind: BindId, _kept: bool) {
-        unimplemented!("skeleton")
+    pub async fn confirm_bind(&self, bind: BindId, kept: bool) {
+        self.tell(Command::ConfirmBind(bind, kept)).await;
     }
+
     /// The contacts of an account now, best first.
-    pub async fn contacts(&self, _account: &str) -> Vec<ContactId> {
-        unimplemented!("skeleton")
+    pub async fn contacts(&self, account: &str) -> Vec<ContactId> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Contacts(account.to_owned(), reply)).await;
+        answer.await.unwrap_or_default()
     }
+
     /// The local and remote IP of a contact's flow (where its media is likely to be).
-    pub async fn contact_ips(&self, _contact: ContactId) -> Option<(IpAddr, IpAddr)> {
-        unimplemented!("skeleton")
+    pub async fn contact_ips(&self, contact: ContactId) -> Option<(IpAddr, IpAddr)> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::ContactIps(contact, reply)).await;
+        answer.await.ok().flatten()
     }
+
     /// A trunk is open: `local_uri` is our user's `sip:` URI, `remote_uri` the far end's proven one. A From other than
     /// `remote_uri` on an inbound request is refused with 403.
-    pub async fn trunk_up(&self, _trunk: TrunkId, _local_uri: String, _remote_uri: String) {
-        unimplemented!("skeleton")
+    pub async fn trunk_up(&self, trunk: TrunkId, local_uri: String, remote_uri: String) {
+        self.tell(Command::TrunkUp(trunk, local_uri, remote_uri)).await;
     }
+
     /// A message came from the far end of a trunk.
-    pub async fn trunk_receive(&self, _trunk: TrunkId, _message: Bytes) {
-        unimplemented!("skeleton")
+    pub async fn trunk_receive(&self, trunk: TrunkId, message: Bytes) {
+        self.tell(Command::TrunkReceive(trunk, message)).await;
     }
+
     /// The trunk is gone: its legs end.
-    pub async fn trunk_down(&self, _trunk: TrunkId) {
-        unimplemented!("skeleton")
+    pub async fn trunk_down(&self, trunk: TrunkId) {
+        self.tell(Command::TrunkDown(trunk)).await;
     }
+
     /// Sends an INVITE on a new leg. `to_uri` is shown as To and request URI (the contact's own URI for phones).
-    pub async fn dial(&self, _leg: LegId, _target: DialTarget, _from: Presented, _to_uri: String, _offer: Bytes) {
-        unimplemented!("skeleton")
+    pub async fn dial(&self, leg: LegId, target: DialTarget, from: Presented, to_uri: String, offer: Bytes) {
+        self.tell(Command::Dial(leg, target, from, to_uri, offer)).await;
     }
+
     /// 180 (no SDP) or 183/180 with SDP to the caller.
-    pub async fn ring(&self, _leg: LegId, _status: u16, _sdp: Option<Bytes>) {
-        unimplemented!("skeleton")
+    pub async fn ring(&self, leg: LegId, status: u16, sdp: Option<Bytes>) {
+        self.tell(Command::Ring(leg, status, sdp)).await;
     }
+
     /// 200 to the caller. `connected`: P-Asserted-Identity of who answered.
-    pub async fn answer(&self, _leg: LegId, _sdp: Bytes, _connected: Option<Presented>) {
-        unimplemented!("skeleton")
+    pub async fn answer(&self, leg: LegId, sdp: Bytes, connected: Option<Presented>) {
+        self.tell(Command::Answer(leg, sdp, connected)).await;
     }
-    /// Final refusal to the caller.
-    pub async fn reject(&self, _leg: LegId, _cause: Cause) {
-        unimplemented!("skeleton")
+
+    /// Final refusal to the caller. The leg is gone; no further event of it comes.
+    pub async fn reject(&self, leg: LegId, cause: Cause) {
+        self.tell(Command::Reject(leg, cause)).await;
     }
+
     /// BYE on an established leg, CANCEL on one still ringing (with Reason), whatever its state: the leg ends and no
     /// further event of it comes.
-    pub async fn hang_up(&self, _leg: LegId, _cause: Cause) {
-        unimplemented!("skeleton")
+    pub async fn hang_up(&self, leg: LegId, cause: Cause) {
+        self.tell(Command::HangUp(leg, cause)).await;
     }
-    /// re-INVITE on an established leg.
-    pub async fn reoffer(&self, _leg: LegId, _offer: Bytes) {
-        unimplemented!("skeleton")
+
+    /// re-INVITE on an established leg. One at a time: otherwise `ReofferFailed` with 491.
+    pub async fn reoffer(&self, leg: LegId, offer: Bytes) {
+        self.tell(Command::Reoffer(leg, offer)).await;
     }
-    pub async fn answer_reoffer(&self, _leg: LegId, _sdp: Bytes) {
-        unimplemented!("skeleton")
+
+    /// 200 to a `Reoffer`.
+    pub async fn answer_reoffer(&self, leg: LegId, sdp: Bytes) {
+        self.tell(Command::AnswerReoffer(leg, sdp)).await;
     }
-    pub async fn reject_reoffer(&self, _leg: LegId, _cause: Cause) {
-        unimplemented!("skeleton")
+
+    /// Refuses a `Reoffer`; the session stays as it was.
+    pub async fn reject_reoffer(&self, leg: LegId, cause: Cause) {
+        self.tell(Command::RejectReoffer(leg, cause)).await;
     }
-    pub async fn info(&self, _leg: LegId, _content_type: String, _body: Bytes) {
-        unimplemented!("skeleton")
+
+    /// In-dialog INFO on an established leg.
+    pub async fn info(&self, leg: LegId, content_type: String, body: Bytes) {
+        self.tell(Command::Info(leg, content_type, body)).await;
     }
+
+    /// What the actor does now, at most 0.2 s old.
     pub fn status(&self) -> watch::Receiver<SipStatus> {
-        unimplemented!("skeleton")
+        self.status.clone()
     }
-    /// Ends all legs, closes sockets.
+
+    /// Ends all legs, closes sockets. Takes under a second.
     pub async fn shutdown(&self) {
-        unimplemented!("skeleton")
+        let (done, closed) = oneshot::channel();
+        self.tell(Command::Shutdown(done)).await;
+        let _ = closed.await;
     }
+}
+
+/// Random bytes. Without them tags and nonces could be guessed, so a system that has none cannot run.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    bytes
 }

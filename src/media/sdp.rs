@@ -26,9 +26,8 @@ pub(super) struct Stream {
     pub(super) secure: bool,
     /// Keys that we can use, in the far end's order.
     pub(super) keys: Vec<(u32, Key)>,
-    /// Whether the far end means to send, and to listen.
+    /// Whether the far end means to send.
     pub(super) sends: bool,
-    pub(super) listens: bool,
 }
 
 impl Stream {
@@ -73,7 +72,6 @@ fn read_stream(session: &Session, media: &Media) -> Option<Stream> {
     let connection = media.connections.first().or(session.connection.as_ref());
     let ip = connection.and_then(|connection| usable(&connection.connection_address));
     let rtp = ip.map(|ip| SocketAddr::new(ip, media.port));
-    let held = is_held(session, media);
     let keys =
         if secure { values(&media.attributes, "crypto").filter_map(srtp::read_line).collect() } else { Vec::new() };
     Some(Stream {
@@ -82,8 +80,7 @@ fn read_stream(session: &Session, media: &Media) -> Option<Stream> {
         proto: media.proto.clone(),
         secure,
         keys,
-        sends: !held && direction(session, media) & SENDS != 0,
-        listens: !held && direction(session, media) & RECEIVES != 0,
+        sends: !is_held(session, media) && direction(session, media) & SENDS != 0,
     })
 }
 

@@ -145,6 +145,3 @@ pub enum Refusal {
     #[error("no room for another link")]
     Full,
 }
-
-#[cfg(test)]
-mod tests;
