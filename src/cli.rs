@@ -3,7 +3,6 @@
 
 use crate::config::{Flags, Listen, Role, Serve, Settings};
 use crate::node::dir::DataDir;
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -189,7 +188,7 @@ impl Common {
 
     fn settings(&self, role: Option<Role>) -> anyhow::Result<Settings> {
         let (file, required) = self.settings_file()?;
-        Settings::load(&file, required, &self.flags(role)).context("settings")
+        Settings::load(&file, required, &self.flags(role)).map_err(Into::into)
     }
 
     fn flags(&self, role: Option<Role>) -> Flags {

@@ -135,7 +135,7 @@ impl Media {
     /// `describe_*` sees how many streams there are.
     ///
     /// # Errors
-    /// `TooManyLegs` when `max_legs` are open, `Io` when the system has no randomness.
+    /// `TooManyLegs` when `max_legs` are open, `Io` when `local_ip` is not an address or the system has no randomness.
     pub fn open(&self, kind: LegKind, local_ip: IpAddr) -> Result<MediaLeg, MediaError> {
         let permit = LegPermit::take(&self.shared)?;
         MediaLeg::open(kind, local_ip, permit)

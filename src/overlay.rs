@@ -1,7 +1,33 @@
 //! The overlay: finds and keeps signed records among ordinary nodes, and opens authenticated links between users.
-//! It does not know that there is SIP: a link carries opaque messages. Skeleton: owned by the `overlay` work.
+//! It does not know that there is SIP: a link carries opaque messages.
+//!
+//! ```text
+//! handle ── Command ──▶ actor ── owns ──▶ swarm (behaviour: limits, kad, identify, ping, mdns, link)
+//! events ◀───────────── actor ◀── network (swarm events) ── intake (puts of peers) ── records (what is kept)
+//!                         ├── operations: publish, lookup (sans-IO; `ask` is the seam to the DHT engine)
+//!                         └── upkeep: join, probe, mode, cache of peers, status
+//! ```
+//!
+//! Nothing of kad is believed: puts are read back, answers are verified one by one, addresses are used once dialled.
 
+mod actor;
+mod address;
+mod ask;
+mod behaviour;
+mod estimate;
+mod intake;
+mod limits;
 pub mod link;
+mod lookup;
+mod meter;
+mod network;
+mod operations;
+mod peers;
+mod publish;
+mod records;
+mod start;
+mod transport;
+mod upkeep;
 
 use crate::identity::{NodeKey, NodeSecret};
 use crate::record::{RejectReason, ValidBundle, VerifiedPeerUser};
@@ -9,10 +35,11 @@ use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::uri::IdHash;
 use crate::wire::{AddressScope, OverlayId};
+use actor::{Command, Target};
 use bytes::Bytes;
 use std::net::IpAddr;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How to run a node on the overlay.
 pub struct OverlayConfig {
@@ -154,66 +181,128 @@ pub struct OverlayStatus {
     pub refused: std::collections::BTreeMap<String, u64>,
 }
 
-/// Cloneable handle of the overlay actor.
+/// Cloneable handle of the overlay actor. When the last clone is dropped, the overlay stops.
 #[derive(Clone)]
-pub struct Overlay {}
+pub struct Overlay {
+    node: NodeKey,
+    commands: mpsc::Sender<Command>,
+    publishable: watch::Receiver<Vec<Vec<u8>>>,
+    status: watch::Receiver<OverlayStatus>,
+}
+
+/// Events of a lookup that wait for their reader; fresher results replace those that do not fit.
+const LOOKUP_EVENTS: usize = 16;
 
 impl Overlay {
-    /// Starts the swarm and its actor. Events must be drained: the channel is bounded and applies back-pressure.
-    pub async fn start(
-        _config: OverlayConfig,
-        _store: Store,
-        _metrics: Metrics,
-    ) -> Result<(Overlay, mpsc::Receiver<OverlayEvent>), StartError> {
-        unimplemented!("skeleton")
-    }
     pub fn node(&self) -> NodeKey {
-        unimplemented!("skeleton")
+        self.node
     }
-    /// Addresses to put into records now, by the overlay's address scope (binary multiaddrs).
+
+    /// Addresses to put into records now, by the overlay's address scope (binary multiaddrs), best first, at most 8.
     pub fn publishable(&self) -> Vec<Vec<u8>> {
-        unimplemented!("skeleton")
+        self.publishable.borrow().clone()
     }
-    /// Stores at the closest nodes of all four replica keys and reads back. Done when min(3, other nodes) hold it.
-    /// Cancel safe: dropping the future drops the report, not the publication.
-    pub async fn publish(&self, _bundle: ValidBundle) -> Result<PublishReport, PublishError> {
-        unimplemented!("skeleton")
+
+    /// Stores at the closest nodes of all four replica keys and reads back. Done when min(3, other nodes) hold it,
+    /// within 15 s. Cancel safe: dropping the future drops the report, not the publication.
+    ///
+    /// # Errors
+    /// [`PublishError::Alone`] when nobody came within 3 s; [`PublishError::TooFew`] when it could not be read back.
+    pub async fn publish(&self, bundle: ValidBundle) -> Result<PublishReport, PublishError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Publish { bundle, reply }).await.map_err(|_| PublishError::Stopped)?;
+        answer.await.map_err(|_| PublishError::Stopped)?
     }
-    /// Looks a user up under all four replica keys; every answer is validated. Dropping the receiver ends it.
-    pub fn lookup(&self, _who: IdHash) -> mpsc::Receiver<LookupEvent> {
-        unimplemented!("skeleton")
+
+    /// Looks a user up under all four replica keys; every answer is validated. Ends with `Done` within 15 s; without
+    /// `Done` when the overlay stops or is overloaded. Dropping the receiver ends it.
+    pub fn lookup(&self, who: IdHash) -> mpsc::Receiver<LookupEvent> {
+        let (events, receiver) = mpsc::channel(LOOKUP_EVENTS);
+        // A full inbox drops the sender: the receiver sees the end of events.
+        if self.commands.try_send(Command::Lookup { who, events }).is_err() {
+            tracing::debug!("lookup turned away: too busy or stopping");
+        }
+        receiver
     }
+
     /// This node answers hellos for `user` from now on (and shows `bundle` as proof).
-    pub async fn serve_user(&self, _user: LocalUser) {
-        unimplemented!("skeleton")
+    pub async fn serve_user(&self, user: LocalUser) {
+        // Stopping: there is nobody to answer.
+        let _ = self.commands.send(Command::Serve(user)).await;
     }
-    pub async fn unserve_user(&self, _id: IdHash) {
-        unimplemented!("skeleton")
+
+    /// Hellos for `id` are refused from now on, and its links close.
+    pub async fn unserve_user(&self, id: IdHash) {
+        // Stopping closes all links anyway.
+        let _ = self.commands.send(Command::Unserve(id)).await;
     }
+
     /// Opens (or reuses) the one link from hosted user `local` to `remote` at device `node`. `LinkUp` comes as an event
-    /// *before* this returns. Refuses when the far end does not prove to be `remote`.
+    /// *before* this returns. Refuses when the far end does not prove to be `remote`. Cancel safe: dropping the future
+    /// drops the answer, not the link.
+    ///
+    /// # Errors
+    /// Why there is no link, within `deadline`.
     pub async fn connect(
         &self,
-        _local: IdHash,
-        _remote: IdHash,
-        _node: NodeKey,
-        _addresses: Vec<Vec<u8>>,
-        _deadline: Duration,
+        local: IdHash,
+        remote: IdHash,
+        node: NodeKey,
+        addresses: Vec<Vec<u8>>,
+        deadline: Duration,
     ) -> Result<LinkId, LinkError> {
-        unimplemented!("skeleton")
+        let (reply, answer) = oneshot::channel();
+        let to = Target { local, remote, node, addresses, deadline };
+        self.commands.send(Command::Connect { to, reply }).await.map_err(|_| LinkError::Stopped)?;
+        answer.await.map_err(|_| LinkError::Stopped)?
     }
-    /// Queues a message; in order, at most 60 KiB. Never waits: a full queue is an error.
-    pub fn send(&self, _link: LinkId, _message: Bytes) -> Result<(), LinkError> {
-        unimplemented!("skeleton")
+
+    /// Queues a message; in order, at most 60 KiB. Never waits. A link whose far end does not keep up is closed.
+    ///
+    /// # Errors
+    /// [`LinkError::Full`] when the overlay does not keep up, [`LinkError::Refused`] for a message that is too long.
+    pub fn send(&self, link: LinkId, message: Bytes) -> Result<(), LinkError> {
+        if message.len() > link::MAX_MESSAGE_BYTES {
+            return Err(LinkError::Refused(format!("a message may have {} bytes", link::MAX_MESSAGE_BYTES)));
+        }
+        self.commands.try_send(Command::Send { link, message }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LinkError::Full,
+            mpsc::error::TrySendError::Closed(_) => LinkError::Stopped,
+        })
     }
-    pub fn close(&self, _link: LinkId) {
-        unimplemented!("skeleton")
+
+    /// Closes a link after what is queued; `LinkDown` follows.
+    pub fn close(&self, link: LinkId) {
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(Command::Close(link)) {
+            // A hang-up must not get lost in a busy moment.
+            let commands = self.commands.clone();
+            tokio::spawn(async move { commands.send(command).await });
+        }
     }
+
     pub fn status(&self) -> watch::Receiver<OverlayStatus> {
-        unimplemented!("skeleton")
+        self.status.clone()
     }
-    /// Saves the peer cache, says goodbye, stops.
+
+    /// Saves the peer cache, says goodbye, stops. Returns when the store is committed.
     pub async fn shutdown(&self) {
-        unimplemented!("skeleton")
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(Command::Shutdown(reply)).await.is_ok() {
+            // Stopped by another clone at the same time: just as well.
+            let _ = done.await;
+        }
+    }
+}
+
+/// The text of a node's peer id, as in `/p2p/<this>`; empty for bytes that are no key.
+pub fn peer_id_text(node: &NodeKey) -> String {
+    address::peer_of(node).map(|peer| peer.to_string()).unwrap_or_default()
+}
+
+/// A binary multiaddr as text; hexadecimal digits if it is none.
+pub fn address_text(bytes: &[u8]) -> String {
+    match libp2p::Multiaddr::try_from(bytes.to_vec()) {
+        Ok(address) => address.to_string(),
+        Err(_) => data_encoding::HEXLOWER.encode(bytes),
     }
 }

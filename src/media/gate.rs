@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// How long packets under the key before the current one still count, once the current one is in use: what the network
 /// may hold back.
 const OLD_KEY: Duration = Duration::from_secs(5);
+/// Keys before the current one that are kept: the one in use, and two announced since that may come into use.
+const MAX_OLD_KEYS: usize = 3;
 /// How long an answerer keeps sending under the old key when the far end, silent, does not show that it has the new one.
 const NEW_KEY: Duration = Duration::from_secs(2);
 /// Packets sent to an address of a description from which nothing genuine has come yet: 30 s of speech. A stranger's
@@ -104,12 +106,23 @@ impl std::ops::Deref for Packet<'_> {
     }
 }
 
+/// A key that the far end announced before its current one. It may still be the one in use: an offer can fail, and on
+/// hold there are no packets to show which it is.
+struct OldKey {
+    opener: Opener,
+    was_in_use: bool,
+    /// Set once a newer key has opened something.
+    ends: Option<Instant>,
+}
+
 /// The keys of one stream.
 #[derive(Default)]
 struct Keys {
     opener: Option<Opener>,
-    /// The opener before, and when it ends (open until the current one has opened something: an offer may fail).
-    old: Option<(Opener, Option<Instant>)>,
+    /// Whether that one has opened something.
+    in_use: bool,
+    /// Those before, the newest last.
+    old: Vec<OldKey>,
     sealer: Option<Sealer>,
     /// Announced in an answer, in use once the far end shows that it has it.
     next: Option<(Sealer, Instant)>,
@@ -167,9 +180,13 @@ impl Gate {
     fn accept_key(&mut self, key: &Key) -> Result<(), MediaError> {
         if !self.keys.opener.as_ref().is_some_and(|opener| opener.has(key)) {
             let before = self.keys.opener.replace(Opener::new(key.clone())?);
-            // Of two unconfirmed re-offers in a row the far end still uses the key before both.
-            if self.keys.old.as_ref().is_none_or(|(_, ends)| ends.is_some()) {
-                self.keys.old = before.map(|opener| (opener, None));
+            let was_in_use = std::mem::take(&mut self.keys.in_use);
+            let old = &mut self.keys.old;
+            old.extend(before.map(|opener| OldKey { opener, was_in_use, ends: None }));
+            if old.len() > MAX_OLD_KEYS {
+                // The newest may come into use, one that was may still be; of the others the first goes.
+                let unused = old.iter().take(MAX_OLD_KEYS).position(|key| !key.was_in_use);
+                old.remove(unused.unwrap_or(0));
             }
         }
         if let Some(sealer) = self.keys.offered.take() {
@@ -218,24 +235,26 @@ impl Gate {
     }
 
     fn open(&mut self, header: &Header, packet: &[u8], now: Instant) -> Result<BytesMut, Reason> {
-        let Keys { opener, old, sealer, next, .. } = &mut self.keys;
+        let Keys { opener, in_use, old, sealer, next, .. } = &mut self.keys;
         let refused = match opener.as_mut().ok_or(Reason::NotReady)?.open(header, packet) {
             Ok(opened) => {
+                *in_use = true;
                 if let Some((new, _)) = next.take() {
                     *sealer = Some(new);
                 }
-                if let Some((_, ends)) = old {
-                    ends.get_or_insert(now + OLD_KEY);
-                }
-                old.take_if(|(_, ends)| ends.is_some_and(|ends| ends <= now));
+                retire(old, now);
                 return Ok(opened);
             }
             Err(refused) => refused,
         };
-        match old {
-            Some((opener, ends)) if ends.is_none_or(|ends| now < ends) => Ok(opener.open(header, packet)?),
-            _ => Err(refused.into()),
+        for at in (0..old.len()).rev() {
+            if let Ok(opened) = old[at].opener.open(header, packet) {
+                old[at].was_in_use = true;
+                retire_before(old, at, now);
+                return Ok(opened);
+            }
         }
+        Err(refused.into())
     }
 
     /// Makes a plain packet ready for the far end: what to send, and where to.
@@ -267,6 +286,19 @@ impl Gate {
             _ => &mut self.rtp,
         }
     }
+}
+
+/// A newer key than all of `old` is in use.
+fn retire(old: &mut Vec<OldKey>, now: Instant) {
+    retire_before(old, old.len(), now);
+}
+
+/// A newer key than the first `count` is in use: they end soon, and those whose time has come are gone.
+fn retire_before(old: &mut Vec<OldKey>, count: usize, now: Instant) {
+    for key in old.iter_mut().take(count) {
+        key.ends.get_or_insert(now + OLD_KEY);
+    }
+    old.retain(|key| key.ends.is_none_or(|ends| now < ends));
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
+use zeroize::Zeroizing;
 
 /// One side of a call's media. Dropping it frees its ports and stops its tasks at once.
 pub struct MediaLeg {
@@ -23,7 +24,8 @@ pub struct MediaLeg {
     slots: Vec<Slot>,
     session_id: u64,
     version: u64,
-    last: Option<Vec<u8>>,
+    /// What we said last. It has keys in it.
+    last: Option<Zeroizing<Vec<u8>>>,
     accepted: Option<Session>,
     /// Last time that a description came or went.
     negotiated: Instant,
@@ -44,7 +46,7 @@ enum State {
     #[default]
     Closed,
     /// Accepted, without a port yet.
-    Waiting(Gate),
+    Waiting(Box<Gate>),
     Open(Arc<Stream>, #[expect(dead_code, reason = "ends the task when dropped")] AbortOnDropHandle<()>),
 }
 
@@ -59,6 +61,9 @@ struct Remote {
 
 impl MediaLeg {
     pub(super) fn open(kind: LegKind, local_ip: IpAddr, permit: LegPermit) -> Result<MediaLeg, MediaError> {
+        if local_ip.is_unspecified() {
+            return Err(MediaError::Io("no address of ours towards the far end".into()));
+        }
         let now = Instant::now();
         Ok(MediaLeg {
             leg: Arc::new(Leg::new(kind, permit.shared.clone(), now)),
@@ -186,7 +191,7 @@ impl MediaLeg {
             State::Closed => {
                 let mut gate = Gate::new(kind);
                 gate.accept(remote, key.map(|(_, key)| key))?;
-                slot.state = State::Waiting(gate);
+                slot.state = State::Waiting(Box::new(gate));
             }
         }
         slot.remote = Some(Remote {
@@ -221,10 +226,15 @@ impl MediaLeg {
         Ok(Line { port: stream.port, transport, crypto, muxed: self.leg.kind == LegKind::Peer })
     }
 
-    fn answer(&mut self, other: Session) -> Result<Bytes, MediaError> {
-        if self.accepted.is_none() {
+    fn answer(&mut self, mut other: Session) -> Result<Bytes, MediaError> {
+        let Some(accepted) = &self.accepted else {
             return Err(MediaError::BadSdp("an answer without an offer".into()));
-        }
+        };
+        // RFC 3264 §6: a line for each line of the offer. Those that the other side left out it does not want.
+        other.medias.truncate(accepted.medias.len());
+        let missing = accepted.medias.iter().skip(other.medias.len()).cloned();
+        let missing: Vec<_> = missing.map(|media| sdp_types::Media { port: 0, ..media }).collect();
+        other.medias.extend(missing);
         let mut lines = Vec::with_capacity(other.medias.len());
         for (index, media) in other.medias.iter().enumerate() {
             // Both sides have to want the stream: ours by its offer, the other by not rejecting it now.
@@ -274,11 +284,11 @@ impl MediaLeg {
         let rtp = Path::udp(rtp).map_err(io)?;
         let rtcp = rtcp.map(Path::udp).transpose().map_err(io)?;
         let gate = match std::mem::take(&mut slot.state) {
-            State::Waiting(gate) => gate,
+            State::Waiting(gate) => *gate,
             _ => Gate::new(self.leg.kind),
         };
         let stream = Arc::new(Stream::new(gate, port, rtp, rtcp, guard));
-        let task = tokio::spawn(stream::run(self.leg.clone(), index, stream.clone()));
+        let task = tokio::spawn(stream::run(self.leg.clone(), index, Arc::downgrade(&stream)));
         slot.state = State::Open(stream.clone(), AbortOnDropHandle::new(task));
         self.leg.set_stream(index, Some(stream.clone()));
         self.leg.shared.publish();
@@ -289,12 +299,12 @@ impl MediaLeg {
     fn tell(&mut self, other: Session, lines: &[Option<Line>]) -> Result<Bytes, MediaError> {
         let mut origin = Origin { ip: self.local_ip, session_id: self.session_id, version: self.version };
         let mut told = sdp::write(&sdp::rewrite(&other, &origin, lines))?;
-        if self.last.as_ref().is_some_and(|last| *last != told) {
+        if self.last.as_ref().is_some_and(|last| **last != told) {
             self.version += 1;
             origin.version = self.version;
             told = sdp::write(&sdp::rewrite(&other, &origin, lines))?;
         }
-        self.last = Some(told.clone());
+        self.last = Some(Zeroizing::new(told.clone()));
         self.negotiated = Instant::now();
         Ok(told.into())
     }

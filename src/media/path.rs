@@ -2,6 +2,8 @@
 //! stream are further ways that carry the same packets; the rest of `media` does not see the difference.
 
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
 pub(super) enum Path {
@@ -14,10 +16,18 @@ impl Path {
         UdpSocket::from_std(socket).map(Path::Udp)
     }
 
-    /// The next packet and where it came from. Cancel safe.
-    pub(super) async fn receive(&self, packet: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {
+    /// The next packet and where it came from. Only the last task that polled is woken.
+    pub(super) fn poll_receive(
+        &self,
+        context: &mut Context<'_>,
+        packet: &mut [u8],
+    ) -> Poll<std::io::Result<(usize, SocketAddr)>> {
         match self {
-            Path::Udp(socket) => socket.recv_from(packet).await,
+            Path::Udp(socket) => {
+                let mut buffer = ReadBuf::new(packet);
+                let from = std::task::ready!(socket.poll_recv_from(context, &mut buffer))?;
+                Poll::Ready(Ok((buffer.filled().len(), from)))
+            }
         }
     }
 

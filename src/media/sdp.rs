@@ -26,8 +26,9 @@ pub(super) struct Stream {
     pub(super) secure: bool,
     /// Keys that we can use, in the far end's order.
     pub(super) keys: Vec<(u32, Key)>,
-    /// Whether the far end means to send.
+    /// Whether the far end means to send, and to listen.
     pub(super) sends: bool,
+    pub(super) listens: bool,
 }
 
 impl Stream {
@@ -72,6 +73,7 @@ fn read_stream(session: &Session, media: &Media) -> Option<Stream> {
     let connection = media.connections.first().or(session.connection.as_ref());
     let ip = connection.and_then(|connection| usable(&connection.connection_address));
     let rtp = ip.map(|ip| SocketAddr::new(ip, media.port));
+    let held = is_held(session, media);
     let keys =
         if secure { values(&media.attributes, "crypto").filter_map(srtp::read_line).collect() } else { Vec::new() };
     Some(Stream {
@@ -80,7 +82,8 @@ fn read_stream(session: &Session, media: &Media) -> Option<Stream> {
         proto: media.proto.clone(),
         secure,
         keys,
-        sends: !is_held(session, media) && direction(session, media) & SENDS != 0,
+        sends: !held && direction(session, media) & SENDS != 0,
+        listens: !held && direction(session, media) & RECEIVES != 0,
     })
 }
 

@@ -9,6 +9,7 @@ use super::{LegKind, Shared};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Instant;
 
 /// Read errors in a row after which a socket counts as broken.
@@ -186,36 +187,30 @@ impl Leg {
     }
 }
 
-impl Drop for Leg {
-    /// The last task is gone, and its ports with it.
-    fn drop(&mut self) {
-        self.shared.publish();
-    }
-}
-
-/// Reads the sockets of a stream until it is aborted or a socket breaks.
-pub(super) async fn run(leg: Arc<Leg>, index: usize, stream: Arc<Stream>) {
+/// Reads the sockets of a stream until it is gone or broken. While waiting the task does not hold the stream, so that
+/// the sockets close in the moment when their owner drops them, not when the runtime gets round to ending the task.
+pub(super) async fn run(leg: Arc<Leg>, index: usize, stream: Weak<Stream>) {
     // One byte more than the longest packet, so that a cut one is not taken for whole.
-    let (mut rtp, mut rtcp) = ([0; MAX_PACKET + 1], [0; MAX_PACKET + 1]);
+    let mut buffer = [0; MAX_PACKET + 1];
     let mut errors = 0;
     while errors < MAX_ERRORS {
-        let second = async {
-            match &stream.rtcp {
-                Some(path) => path.receive(&mut rtcp).await,
-                None => std::future::pending().await,
+        let arrived = std::future::poll_fn(|context| {
+            let Some(stream) = stream.upgrade() else { return Poll::Ready(None) };
+            let mut arrived = stream.rtp.poll_receive(context, &mut buffer);
+            if arrived.is_pending()
+                && let Some(rtcp) = &stream.rtcp
+            {
+                arrived = rtcp.poll_receive(context, &mut buffer);
             }
-        };
-        let (arrived, is_rtp) = tokio::select! {
-            arrived = stream.rtp.receive(&mut rtp) => (arrived, true),
-            arrived = second => (arrived, false),
-        };
-        match arrived {
-            Ok((len, from)) => {
+            arrived.map(|arrived| Some((arrived, stream)))
+        });
+        match arrived.await {
+            None => return,
+            Some((Ok((len, from)), stream)) => {
                 errors = 0;
-                let packet = if is_rtp { rtp.get(..len) } else { rtcp.get(..len) };
-                leg.arrived(index, &stream, from, packet.unwrap_or_default());
+                leg.arrived(index, &stream, from, buffer.get(..len).unwrap_or_default());
             }
-            Err(_) => {
+            Some((Err(_), _)) => {
                 errors += 1;
                 tokio::task::yield_now().await;
             }

@@ -145,3 +145,6 @@ pub enum Refusal {
     #[error("no room for another link")]
     Full,
 }
+
+#[cfg(test)]
+mod tests;

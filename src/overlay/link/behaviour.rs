@@ -296,6 +296,7 @@ impl Behaviour {
             peer.connections.retain(|c| c.id != event.connection_id);
             if peer.connections.is_empty() {
                 self.peers.remove(&event.peer_id);
+                self.allow_another_dial(event.peer_id, now);
             }
         }
         let gone: Vec<StreamRef> =

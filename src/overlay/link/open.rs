@@ -60,12 +60,22 @@ impl Behaviour {
         self.actions.push_back(ToSwarm::Dial { opts });
     }
 
+    /// The peer was there and went: who waits for it may dial again, in a moment and until the deadline.
+    pub(super) fn allow_another_dial(&mut self, peer: libp2p::PeerId, now: Instant) {
+        for id in self.links.of_peer(peer) {
+            if let Some(link) = self.links.get_mut(id).filter(|link| link.is_opening()) {
+                link.dialled = false;
+                link.retry_at = Some(now + RETRY);
+            }
+        }
+    }
+
     fn open_stream(&mut self, id: LinkId, connection: libp2p::swarm::ConnectionId, now: Instant) {
         let number = self.new_stream_number();
         let until = now + self.config.hello_timeout;
         let Some(link) = self.links.get_mut(id) else { return };
         let stream = StreamRef { peer: link.pair.peer, connection, number };
-        link.attempt = Some(Attempt { stream, greeted: false, until });
+        link.attempt = Some(Attempt { stream, until });
         link.retry_at = None;
         self.streams.insert(stream, Purpose::Opening(id));
         self.tell(stream, Command::Open(number));
@@ -83,9 +93,7 @@ impl Behaviour {
             // From here on the far end may take this stream for the link: nothing more goes out on the old one.
             link.session.pause();
             link.spoke = now;
-            if let Some(attempt) = &mut link.attempt {
-                attempt.greeted = true;
-            }
+            link.greeted = true;
         }
         self.tell(stream, Command::Send(stream.number, Frame::hello(&hello.into_wire()).encode()));
     }
@@ -177,16 +185,15 @@ impl Behaviour {
             close: Close { code: CloseCode::Simultaneous, words: "the other stream goes on".into() },
         };
         if link.is_opening() {
-            let greeted = link.attempt.filter(|attempt| attempt.greeted);
             if hello.resume {
                 return Err(Refused::new(Refusal::UnknownSession));
             }
-            if greeted.is_some() && self.node > user.node {
+            if link.greeted && self.node > user.node {
                 // Both opened at once: the higher node key's stream goes on. No fault of the peer.
                 self.refuse(stream, simultaneous().close);
                 return Ok(());
             }
-            let ours = greeted.map(|_| link.session_id);
+            let ours = link.greeted.then_some(link.session_id);
             return self.adopt(id, stream, hello, user, ours, now);
         }
         if hello.session == link.session_id && !link.opener {

@@ -61,7 +61,6 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
     pub stream: StreamRef,
-    pub greeted: bool,
     pub until: Instant,
 }
 
@@ -71,6 +70,8 @@ pub(super) struct Link {
     pub node: NodeKey,
     /// We opened the session, so we open its streams.
     pub opener: bool,
+    /// A hello of ours for this session may have reached the far end, on this stream or one before.
+    pub greeted: bool,
     pub phase: Phase,
     pub session_id: SessionId,
     pub session: Session,
@@ -102,6 +103,7 @@ impl Link {
             pair,
             node,
             opener: false,
+            greeted: false,
             phase: Phase::Up,
             session_id,
             session,

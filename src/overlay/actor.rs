@@ -1,0 +1,301 @@
+//! The one task that owns the swarm: takes commands, turns the swarm's events into ours, keeps the replies that are
+//! due. It waits for nobody: not for the store (written behind), not for who reads the events (links are paused).
+
+use super::behaviour::Behaviour;
+use super::lookup::Lookup;
+use super::meter::Meter;
+use super::peers::Peers;
+use super::publish::Publication;
+use super::records::Write;
+use super::*;
+use crate::clock::UnixMillis;
+use crate::ledger::Ledger;
+use crate::reachability::Address;
+use crate::record::{Judge, RecordKey};
+use ask::Purpose;
+use futures::StreamExt;
+use libp2p::kad::QueryId;
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Instant;
+
+/// Events that wait for their reader until links are paused, and at most: what links hand out in one poll still fits.
+const PAUSE_LINKS_AT: usize = 256;
+
+/// Links get this long to say goodbye, and the last rows to be written.
+const FAREWELL: Duration = Duration::from_millis(500);
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// While operations run, time passes in these steps; else in steps of a second.
+const BUSY_TICK: Duration = Duration::from_millis(20);
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// What comes down through the handle.
+pub(super) enum Command {
+    Publish { bundle: ValidBundle, reply: oneshot::Sender<Result<PublishReport, PublishError>> },
+    Lookup { who: IdHash, events: mpsc::Sender<LookupEvent> },
+    Serve(LocalUser),
+    Unserve(IdHash),
+    Connect { to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>> },
+    Send { link: LinkId, message: Bytes },
+    Close(LinkId),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// Where a link is to lead.
+pub(super) struct Target {
+    pub(super) local: IdHash,
+    pub(super) remote: IdHash,
+    pub(super) node: NodeKey,
+    pub(super) addresses: Vec<Vec<u8>>,
+    pub(super) deadline: Duration,
+}
+
+/// A publication or a lookup.
+pub(super) enum Operation {
+    Publish(Box<Publication>),
+    Lookup(IdHash, Box<Lookup>),
+}
+
+pub(super) struct Actor {
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) here: PeerId,
+    pub(super) overlay: OverlayId,
+    pub(super) scope: AddressScope,
+    pub(super) forced_server: Option<bool>,
+    pub(super) bootstrap: Vec<(Multiaddr, Option<PeerId>)>,
+    pub(super) external: Vec<Address>,
+    pub(super) listen: HashSet<Multiaddr>,
+    pub(super) kad_protocol: StreamProtocol,
+    /// Where inbound connections come from.
+    pub(super) inbound: HashMap<ConnectionId, Multiaddr>,
+    /// Users that links are answered for.
+    pub(super) served: HashSet<IdHash>,
+    pub(super) store: Store,
+    /// Rows to be written behind, and the task that writes them.
+    pub(super) writer: mpsc::Sender<Vec<Write>>,
+    pub(super) writing: tokio::task::JoinHandle<()>,
+    pub(super) loaded: mpsc::Receiver<Vec<(RecordKey, ValidBundle)>>,
+    pub(super) peers: Peers,
+    pub(super) ledger: Ledger<PeerId>,
+    pub(super) intake: intake::Intake,
+    pub(super) meter: Meter,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) events: mpsc::Sender<OverlayEvent>,
+    pub(super) unread: VecDeque<OverlayEvent>,
+    pub(super) publishable: watch::Sender<Vec<Vec<u8>>>,
+    pub(super) status: watch::Sender<OverlayStatus>,
+    pub(super) running: BTreeMap<u64, Operation>,
+    pub(super) waiting: VecDeque<Operation>,
+    pub(super) next_operation: u64,
+    pub(super) queries: HashMap<QueryId, (u64, Purpose)>,
+    pub(super) connecting: HashMap<LinkId, oneshot::Sender<Result<LinkId, LinkError>>>,
+    /// Connections that were opened only to see whether they can be: closed once the far end is known.
+    pub(super) feelers: HashMap<ConnectionId, Instant>,
+    pub(super) upkeep: upkeep::Upkeep,
+}
+
+impl Actor {
+    /// Runs until told to stop or until the last handle is gone.
+    pub(super) async fn run(mut self) {
+        let done = loop {
+            let tick = if self.running.is_empty() { IDLE_TICK } else { BUSY_TICK };
+            tokio::select! {
+                // A flood from the network must not starve the handle.
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown(done)) => break Some(done),
+                    Some(command) => self.command(command),
+                    None => break None,
+                },
+                permit = self.events.clone().reserve_owned(), if !self.unread.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(event) = self.unread.pop_front() {
+                            // The sender that comes back is one of many.
+                            drop(permit.send(event));
+                        }
+                    }
+                    // Nobody reads: a node that only serves the overlay.
+                    Err(_) => self.unread.clear(),
+                },
+                Some(records) = self.loaded.recv() => self.load(records),
+                event = self.swarm.select_next_some() => self.swarm_event(event),
+                () = tokio::time::sleep(tick) => {}
+            }
+            self.advance();
+        };
+        self.stop().await;
+        if let Some(done) = done {
+            // Who asked may have gone.
+            let _ = done.send(());
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Publish { bundle, reply } => self.publish(bundle, reply, now),
+            Command::Lookup { who, events } => self.lookup(who, events, now),
+            Command::Serve(user) => {
+                self.served.insert(user.id);
+                self.swarm.behaviour_mut().link.serve_user(user);
+            }
+            Command::Unserve(id) => {
+                self.served.remove(&id);
+                self.swarm.behaviour_mut().link.unserve_user(id);
+            }
+            Command::Connect { to, reply } => self.connect(to, reply),
+            Command::Send { link, message } => {
+                let links = &mut self.swarm.behaviour_mut().link;
+                if let Err(LinkError::Full) = links.send(link, message) {
+                    // The sender has gone on believing that it was queued: an honest end is better than a gap.
+                    tracing::debug!(?link, "the far end does not keep up: link closed");
+                    links.close(link);
+                }
+            }
+            Command::Close(link) => self.swarm.behaviour_mut().link.close(link),
+            Command::Shutdown(_) => {}
+        }
+    }
+
+    fn connect(&mut self, to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>>) {
+        let addresses = to.addresses.into_iter().filter_map(|bytes| Multiaddr::try_from(bytes).ok());
+        let addresses = addresses.filter(|address| self.may_dial(address)).collect();
+        let links = &mut self.swarm.behaviour_mut().link;
+        let link = links.connect(to.local, to.remote, to.node, addresses, to.deadline);
+        if links.is_up(link) {
+            // Who dropped the future still gets the link's events.
+            let _ = reply.send(Ok(link));
+        } else if let Some(other) = self.connecting.insert(link, reply) {
+            // Two calls for one link, of which the later asks for it now: the earlier one shares its fate.
+            self.share(link, other);
+        }
+    }
+
+    /// Two waiters for one link: answers both when the first is answered.
+    fn share(&mut self, link: LinkId, other: oneshot::Sender<Result<LinkId, LinkError>>) {
+        let Some(newer) = self.connecting.remove(&link) else { return };
+        let (both, answer) = oneshot::channel();
+        self.connecting.insert(link, both);
+        tokio::spawn(async move {
+            let result = answer.await.unwrap_or(Err(LinkError::Stopped));
+            let _ = other.send(result.clone());
+            let _ = newer.send(result);
+        });
+    }
+
+    /// Under scope `global` a record or a peer must not send us into our own LAN. What a bootstrap list or mDNS says is
+    /// not asked here.
+    pub(super) fn may_dial(&self, address: &Multiaddr) -> bool {
+        match address::to_plain(address) {
+            Some(plain) => self.scope == AddressScope::Any || crate::reachability::is_global(plain.ip),
+            None => false,
+        }
+    }
+
+    pub(super) fn judge(&self) -> Judge {
+        Judge { overlay: self.overlay, scope: self.scope, now: UnixMillis::now() }
+    }
+
+    /// Hands an event up, or keeps it while the reader is slow.
+    pub(super) fn tell(&mut self, event: OverlayEvent) {
+        if self.unread.is_empty() {
+            match self.events.try_send(event) {
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
+                Err(mpsc::error::TrySendError::Full(event)) => self.unread.push_back(event),
+            }
+        } else {
+            self.unread.push_back(event);
+        }
+    }
+
+    pub(super) fn link_event(&mut self, event: link::Event) {
+        match event {
+            link::Event::LinkUp { link, local, remote, outbound, local_ip, remote_ip } => {
+                self.tell(OverlayEvent::LinkUp { link, local, remote, outbound, local_ip, remote_ip });
+                if let Some(reply) = self.connecting.remove(&link) {
+                    let _ = reply.send(Ok(link));
+                }
+            }
+            link::Event::LinkMessage { link, message } => self.tell(OverlayEvent::LinkMessage { link, message }),
+            link::Event::LinkDown { link, reason } => self.tell(OverlayEvent::LinkDown { link, reason }),
+            link::Event::ConnectFailed { link, error } => {
+                if let Some(reply) = self.connecting.remove(&link) {
+                    let _ = reply.send(Err(error));
+                }
+            }
+            link::Event::Refused { peer, reason } => {
+                self.meter.refuse(format!("link: {reason}"));
+                let fact = match reason {
+                    link::Refusal::NotProven(_) | link::Refusal::Malformed => crate::ledger::Fact::Forged,
+                    link::Refusal::Flood | link::Refusal::TooLarge => crate::ledger::Fact::Flood,
+                    link::Refusal::HelloTimeout
+                    | link::Refusal::NoSuchUser
+                    | link::Refusal::Clock
+                    | link::Refusal::Version
+                    | link::Refusal::UnknownSession
+                    | link::Refusal::Full => crate::ledger::Fact::Refused,
+                };
+                self.ledger.note(peer, fact, Instant::now());
+            }
+        }
+    }
+
+    /// After every event: operations go on, back-pressure is set, upkeep is done when due.
+    fn advance(&mut self) {
+        let now = Instant::now();
+        self.operations(now);
+        let paused = self.unread.len() >= PAUSE_LINKS_AT;
+        self.swarm.behaviour_mut().link.set_paused(paused);
+        self.write_behind();
+        self.upkeep(now);
+    }
+
+    /// What the records want written goes to the writer; what it has no room for stays in memory only.
+    fn write_behind(&mut self) {
+        let writes = self.swarm.behaviour_mut().kad.store_mut().take_writes();
+        if !writes.is_empty() && self.writer.try_send(writes).is_err() {
+            tracing::debug!("the store is slow: records are kept in memory only");
+        }
+    }
+
+    fn load(&mut self, records: Vec<(RecordKey, ValidBundle)>) {
+        let now = UnixMillis::now();
+        let held = self.swarm.behaviour_mut().kad.store_mut();
+        for (key, bundle) in records {
+            // What has no room or is over now is not kept; nobody needs to know.
+            let _ = held.keep(key, bundle, now);
+        }
+    }
+
+    /// Says goodbye on the links, tells who waits, and leaves on disk what the next life needs.
+    async fn stop(mut self) {
+        for (_, reply) in self.connecting.drain() {
+            let _ = reply.send(Err(LinkError::Stopped));
+        }
+        for user in std::mem::take(&mut self.served) {
+            self.swarm.behaviour_mut().link.unserve_user(user);
+        }
+        let farewell = async {
+            while !self.swarm.behaviour().link.is_empty() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        // Whoever does not answer the goodbye notices the closed connection.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        self.write_behind();
+        let (rows, store) = (self.peers.to_cache(), self.store.clone());
+        drop(self.swarm);
+        drop(self.writer);
+        if tokio::time::timeout(LAST_WRITES, self.writing).await.is_err() {
+            tracing::warn!("the last records were not written");
+        }
+        let peers = store.clone();
+        // A panic of the database is told by the commit as well.
+        let _ = tokio::task::spawn_blocking(move || upkeep::write_peers(&peers, &rows)).await;
+        if let Err(error) = store.commit().await {
+            tracing::warn!(%error, "the last rows may be lost");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Between libp2p's addresses and ours.
+
+use crate::identity::NodeKey;
+use crate::reachability::{Address, Transport};
+use libp2p::identity::{PublicKey, ed25519};
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
+use std::net::IpAddr;
+
+/// Longest binary address that we keep or pass on, bytes (FORMATS "What is stored").
+pub(super) const MAX_ADDRESS_BYTES: usize = 128;
+
+/// The peer id of a node; `None` for bytes that are no Ed25519 point.
+pub(super) fn peer_of(node: &NodeKey) -> Option<PeerId> {
+    let key = ed25519::PublicKey::try_from_bytes(&node.0).ok()?;
+    Some(PublicKey::from(key).to_peer_id())
+}
+
+/// The IP address at the head of a multiaddr.
+pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+/// An address that a connection can be dialled at directly: IP, TCP or QUIC, and nothing more but a peer id.
+pub(super) fn to_plain(address: &Multiaddr) -> Option<Address> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    let (transport, port) = match parts.next()? {
+        Protocol::Tcp(port) => (Transport::Tcp, port),
+        Protocol::Udp(port) if matches!(parts.next(), Some(Protocol::QuicV1)) => (Transport::Quic, port),
+        _ => return None,
+    };
+    match (parts.next(), parts.next()) {
+        (None | Some(Protocol::P2p(_)), None) => Some(Address { ip, transport, port }),
+        _ => None,
+    }
+}
+
+pub(super) fn to_multiaddr(address: &Address) -> Multiaddr {
+    let head = Multiaddr::from(address.ip);
+    match address.transport {
+        Transport::Tcp => head.with(Protocol::Tcp(address.port)),
+        Transport::Quic => head.with(Protocol::Udp(address.port)).with(Protocol::QuicV1),
+    }
+}
+
+/// The peer id at the end, split off.
+pub(super) fn split_peer(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) {
+    match address.iter().last() {
+        Some(Protocol::P2p(peer)) => {
+            address.pop();
+            (address, Some(peer))
+        }
+        _ => (address, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_addresses_are_plain() {
+        for (text, plain) in [
+            ("/ip4/1.2.3.4/tcp/5", true),
+            ("/ip4/1.2.3.4/udp/5/quic-v1", true),
+            ("/ip6/::1/tcp/5/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN", true),
+            ("/ip4/1.2.3.4/udp/5", false),
+            ("/dns4/example.org/tcp/5", false),
+            ("/ip4/1.2.3.4/tcp/5/ws", false),
+            ("/ip4/1.2.3.4/tcp/5/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit", false),
+        ] {
+            let address: Multiaddr = text.parse().unwrap();
+            let found = to_plain(&address);
+            assert_eq!(found.is_some(), plain, "{text}");
+            if let Some(found) = found {
+                assert_eq!(to_multiaddr(&found), split_peer(address).0, "{text}");
+            }
+        }
+    }
+}

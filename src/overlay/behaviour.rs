@@ -1,0 +1,119 @@
+//! The protocols of a node and their settings. The reasons are in SECURITY §2.2 (K1 to K15) and PITFALLS 1-10, 20.
+
+use super::limits;
+use super::records::Records;
+use super::{Limits, OverlayConfig, link};
+use libp2p::identity::Keypair;
+use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{PeerId, StreamProtocol, identify, mdns, ping};
+use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// Peers that a put is sent to and a search ends with: kad's k.
+pub(super) const REPLICATION: usize = 20;
+
+/// Requests of a query under way at once, and isolated paths (SECURITY §4.4).
+const PARALLELISM: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+
+/// A query at most; the default is a minute.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A request to one peer at most; the default is 10 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Longest kad message, bytes: a bundle of 12 KiB beside 20 peers with their addresses.
+const MAX_PACKET_BYTES: usize = 32 * 1024;
+
+/// Expiry that kad writes where we give none: the longest life of a binding.
+const RECORD_TTL: Duration = Duration::from_secs(10_800);
+
+/// Ping is for dead connections only; the default of 15 s is half of an idle node's traffic.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Peers say who they are again after this; changes are pushed at once.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(30 * 60);
+
+/// Handshakes under way at once, in each direction (SECURITY §4.10).
+const MAX_PENDING: u32 = 64;
+
+/// Connections with one peer: a direct one of each transport, each way.
+const MAX_PER_PEER: u32 = 4;
+
+/// The bounds come first: what they deny, the others never see.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    pub(super) limits: limits::Behaviour,
+    pub(super) connection_limits: connection_limits::Behaviour,
+    pub(super) kad: kad::Behaviour<Records>,
+    pub(super) identify: identify::Behaviour,
+    pub(super) ping: ping::Behaviour,
+    pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(super) link: link::Behaviour,
+}
+
+/// Protocol names, all under the overlay's own (DESIGN §5).
+pub(super) fn protocol(config: &OverlayConfig, name: &str) -> StreamProtocol {
+    let name = format!("/peerline/{}/{name}", config.overlay.short());
+    // The constructor refuses only names without a leading slash.
+    StreamProtocol::try_from_owned(name).unwrap_or(StreamProtocol::new("/peerline/kad/1"))
+}
+
+impl Behaviour {
+    pub(super) fn new(config: &OverlayConfig, key: &Keypair, records: Records) -> Self {
+        let here = key.public().to_peer_id();
+        let Limits { max_connections, max_connections_per_ip, max_connections_per_subnet, .. } = config.limits;
+        let links = link::Config { max_links: config.limits.max_links, ..link::Config::default() };
+        let mdns = config.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), here));
+        let mdns = mdns.and_then(|mdns| {
+            mdns.inspect_err(|error| tracing::warn!(%error, "nodes on this network will not be found by themselves"))
+                .ok()
+        });
+        let bounds = ConnectionLimits::default()
+            .with_max_pending_incoming(Some(MAX_PENDING))
+            .with_max_pending_outgoing(Some(MAX_PENDING))
+            .with_max_established_per_peer(Some(MAX_PER_PEER))
+            // A quarter is for those whom we choose ourselves: strangers cannot fill every slot.
+            .with_max_established_incoming(Some(max_connections - max_connections / 4))
+            .with_max_established(Some(max_connections));
+        let identify = identify::Config::new(format!("/peerline/{}", config.overlay.short()), key.public())
+            .with_agent_version(concat!("peerline/", env!("CARGO_PKG_VERSION")).into())
+            .with_interval(IDENTIFY_INTERVAL)
+            .with_push_listen_addr_updates(true)
+            // The cache would have us dial addresses that nobody checked (K11).
+            .with_cache_size(0);
+        Self {
+            limits: limits::Behaviour::new(max_connections_per_ip, max_connections_per_subnet),
+            connection_limits: connection_limits::Behaviour::new(bounds),
+            kad: kademlia(config, here, records),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+            mdns: mdns.into(),
+            link: link::Behaviour::new(config.overlay, config.secret.public(), config.scope, links),
+        }
+    }
+}
+
+fn kademlia(config: &OverlayConfig, here: PeerId, records: Records) -> kad::Behaviour<Records> {
+    let mut settings = kad::Config::new(protocol(config, "kad/1"));
+    settings
+        .set_record_filtering(StoreInserts::FilterBoth)
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_provider_publication_interval(None)
+        .set_record_ttl(Some(RECORD_TTL))
+        .set_caching(Caching::Enabled { max_peers: REPLICATION as u16 })
+        .set_kbucket_inserts(BucketInserts::Manual)
+        .set_periodic_bootstrap_interval(None)
+        .set_parallelism(PARALLELISM)
+        .disjoint_query_paths(true)
+        .set_query_timeout(QUERY_TIMEOUT)
+        .set_substreams_timeout(REQUEST_TIMEOUT)
+        .set_max_packet_size(MAX_PACKET_BYTES);
+    let mut kad = kad::Behaviour::with_config(here, records, settings);
+    // Never by itself: it would turn server on any external address, a relayed one too (PITFALLS 7).
+    kad.set_mode(Some(if config.server == Some(true) { kad::Mode::Server } else { kad::Mode::Client }));
+    kad
+}

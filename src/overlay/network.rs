@@ -1,0 +1,266 @@
+//! The swarm's events: who connects and leaves, what peers say of themselves, which addresses are ours. Only what this
+//! node dialled and authenticated itself enters the routing table (K11).
+
+use super::actor::Actor;
+use super::address::{ip_of, to_plain};
+use super::behaviour::BehaviourEvent;
+use super::peers::MAX_ADDRESSES;
+use crate::admission::table_has_room;
+use crate::clock::UnixMillis;
+use libp2p::core::ConnectedPoint;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionError, ConnectionId, DialError, ListenError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, identify, kad, mdns};
+use libp2p_connection_limits::Exceeded;
+use std::time::Instant;
+
+/// Addresses of one mDNS answer that are looked at.
+const MAX_MDNS: usize = 16;
+
+impl Actor {
+    pub(super) fn swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        let (now, wall) = (Instant::now(), UnixMillis::now());
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.kad_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Link(event)) => self.link_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                peer_id,
+                info,
+                connection_id,
+            })) => {
+                self.identified(peer_id, connection_id, info, now);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) => {
+                if ping.result.is_err() {
+                    // Dead, or not one of ours: ping alone would leave it open.
+                    self.swarm.close_connection(ping.connection);
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
+                for (peer, address) in found.into_iter().take(MAX_MDNS) {
+                    self.dial_known(peer, vec![address]);
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Limits(refusal)) => {
+                self.meter.refuse(format!("connection: {refusal}"))
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.connected(peer_id, connection_id, &endpoint, now, wall);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                self.inbound.remove(&connection_id);
+                self.feelers.remove(&connection_id);
+                let broke = cause.is_some_and(|cause| !matches!(cause, ConnectionError::KeepAliveTimeout));
+                self.peers.disconnected(&peer_id, broke, now, wall);
+                self.upkeep.changed = true;
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, connection_id } => {
+                self.feelers.remove(&connection_id);
+                self.dial_failed(peer_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. } => {
+                if cause.downcast::<Exceeded>().is_ok() {
+                    self.meter.refuse("connection: no room".into());
+                }
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.listen.insert(address);
+                self.upkeep.addresses_changed = true;
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.listen.remove(&address);
+                self.upkeep.addresses_changed = true;
+            }
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                for address in &addresses {
+                    self.listen.remove(address);
+                }
+                self.upkeep.addresses_changed = true;
+                if let Err(error) = reason {
+                    tracing::warn!(%error, "a listener has stopped: this node may be out of reach");
+                }
+            }
+            // Progress that the above end, and news of protocols that need no answer of ours.
+            _ => {}
+        }
+    }
+
+    fn connected(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        endpoint: &ConnectedPoint,
+        now: Instant,
+        wall: UnixMillis,
+    ) {
+        self.upkeep.changed = true;
+        let direct = !endpoint.is_relayed();
+        match endpoint {
+            ConnectedPoint::Dialer { address, .. } if direct => {
+                let (address, _) = super::address::split_peer(address.clone());
+                self.peers.connected(peer, Some(&address), now, wall);
+                self.admit_if_serving(peer);
+                if let Some(at) = self.feelers.get_mut(&connection) {
+                    *at = now;
+                }
+            }
+            ConnectedPoint::Listener { send_back_addr, .. } if direct => {
+                self.peers.connected(peer, None, now, wall);
+                self.inbound.insert(connection, send_back_addr.clone());
+                self.upkeep.dialled_by(ip_of(send_back_addr), self.scope);
+            }
+            ConnectedPoint::Dialer { .. } | ConnectedPoint::Listener { .. } => {
+                self.peers.connected(peer, None, now, wall);
+            }
+        }
+    }
+
+    /// A peer said what it speaks and where it listens. The former decides about the table, the latter is believed
+    /// only as far as a dial proves it.
+    fn identified(&mut self, peer: PeerId, connection: ConnectionId, info: identify::Info, now: Instant) {
+        let serves = info.protocols.contains(&self.kad_protocol);
+        self.peers.identified(&peer, serves);
+        if serves {
+            self.admit_if_serving(peer);
+        } else {
+            self.evict(&peer);
+        }
+        let Some(from) = self.inbound.get(&connection).and_then(ip_of) else { return };
+        if !serves && !self.upkeep.is_small() {
+            return;
+        }
+        // Only at the address that it comes from: nobody sends us to a third party.
+        let claimed = info.listen_addrs.into_iter().map(|a| super::address::split_peer(a).0);
+        let claimed =
+            claimed.filter(|a| to_plain(a).is_some_and(|plain| plain.ip.to_canonical() == from.to_canonical()));
+        let claimed = claimed.take(16).collect();
+        let addresses = self.peers.dial_back(&peer, claimed, now);
+        if !addresses.is_empty() {
+            let opts = DialOpts::peer_id(peer)
+                .condition(PeerCondition::Always)
+                .addresses(addresses)
+                // From the listening port, the pair of ports of the connection that is there already would be met.
+                .allocate_new_port()
+                .build();
+            let id = opts.connection_id();
+            if self.swarm.dial(opts).is_ok() {
+                self.feelers.insert(id, now);
+            }
+        }
+    }
+
+    /// Puts a server with a verified address into the routing table, if the bounds of its network allow.
+    fn admit_if_serving(&mut self, peer: PeerId) {
+        let Some(addresses) = self.peers.addresses_of_server(&peer) else { return };
+        let now = Instant::now();
+        if self.ledger.shuns(&peer, now) {
+            return;
+        }
+        if !self.peers.is_in_table(&peer) {
+            let bucket = |peer: &PeerId| {
+                kad::KBucketKey::from(*peer).distance(&kad::KBucketKey::from(self.here)).ilog2().unwrap_or(0)
+            };
+            let table = self.peers.in_table().filter_map(|(other, address)| Some((bucket(other), ip_of(address)?)));
+            let room = addresses.first().and_then(ip_of).is_none_or(|ip| table_has_room(ip, bucket(&peer), table));
+            if !room {
+                self.meter.refuse("table: network has its share".into());
+                return;
+            }
+        }
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        for address in addresses {
+            kad.add_address(&peer, address);
+        }
+    }
+
+    /// Takes a peer out of the routing table.
+    pub(super) fn evict(&mut self, peer: &PeerId) {
+        if self.swarm.behaviour_mut().kad.remove_peer(peer).is_some() {
+            tracing::debug!(%peer, "left the routing table");
+        }
+        self.peers.set_in_table(peer, false);
+        self.count_servers();
+    }
+
+    pub(super) fn count_servers(&mut self) {
+        self.upkeep.servers = self.swarm.behaviour_mut().kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+        self.upkeep.changed = true;
+    }
+
+    fn kad_event(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { source, record, .. } } => {
+                if let Some(record) = record {
+                    self.offered(source, &record);
+                }
+            }
+            kad::Event::OutboundQueryProgressed { id, result, step, .. } => self.progressed(id, result, step.last),
+            kad::Event::RoutingUpdated { peer, addresses, old_peer, .. } => {
+                self.peers.set_in_table(&peer, true);
+                if let Some(old) = old_peer {
+                    self.peers.set_in_table(&old, false);
+                }
+                // kad adds every address that was ever dialled: the oldest go.
+                let surplus = addresses.len().saturating_sub(MAX_ADDRESSES);
+                let old: Vec<Multiaddr> = addresses.iter().take(surplus).cloned().collect();
+                for address in old {
+                    self.swarm.behaviour_mut().kad.remove_address(&peer, &address);
+                }
+                self.count_servers();
+            }
+            // Provider records are not kept; the others ask nothing of us.
+            kad::Event::InboundRequest { .. }
+            | kad::Event::UnroutablePeer { .. }
+            | kad::Event::RoutablePeer { .. }
+            | kad::Event::PendingRoutablePeer { .. }
+            | kad::Event::ModeChanged { .. } => {}
+        }
+    }
+
+    fn dial_failed(&mut self, peer: Option<PeerId>, error: &DialError) {
+        let tried: Vec<Multiaddr> = match error {
+            DialError::Transport(errors) => {
+                errors.iter().map(|(address, _)| super::address::split_peer(address.clone()).0).collect()
+            }
+            DialError::WrongPeerId { address, .. } => vec![super::address::split_peer(address.clone()).0],
+            _ => return,
+        };
+        if let Some(peer) = peer
+            && self.peers.dial_failed(&peer, &tried)
+        {
+            self.evict(&peer);
+        }
+    }
+
+    /// Dials a peer at addresses from a source that we trust for that: configuration, cache, mDNS.
+    pub(super) fn dial_known(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if peer == self.here || self.peers.is_connected(&peer) {
+            return;
+        }
+        let opts = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses);
+        if let Err(error) = self.swarm.dial(opts.build()) {
+            tracing::trace!(%peer, %error, "not dialled");
+        }
+    }
+
+    /// Dials a bootstrap node; without a peer id whoever answers is taken.
+    pub(super) fn dial_bootstrap(&mut self, address: Multiaddr, peer: Option<PeerId>) {
+        match peer {
+            Some(peer) => self.dial_known(peer, vec![address]),
+            None => {
+                if let Err(error) = self.swarm.dial(DialOpts::unknown_peer_id().address(address).build()) {
+                    tracing::debug!(%error, "bootstrap node not dialled");
+                }
+            }
+        }
+    }
+
+    /// Our own listen addresses as others would write them.
+    pub(super) fn listen_texts(&self) -> Vec<String> {
+        let mut texts: Vec<String> =
+            self.listen.iter().map(|address| address.clone().with(Protocol::P2p(self.here)).to_string()).collect();
+        texts.sort();
+        texts
+    }
+}

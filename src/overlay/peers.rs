@@ -1,0 +1,236 @@
+//! What this node knows of other nodes by its own dialling: the only source of routing-table entries (K11), of the
+//! cache that survives restarts, and of who is to be probed. Bounded; says what to do, does nothing itself.
+
+use super::address::MAX_ADDRESS_BYTES;
+use crate::clock::UnixMillis;
+use libp2p::{Multiaddr, PeerId};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// Peers remembered at most: several full tables.
+const MAX_PEERS: usize = 1024;
+
+/// Verified addresses of a peer at most: TCP and QUIC, IPv4 and IPv6.
+pub(super) const MAX_ADDRESSES: usize = 4;
+
+/// Rows of the cache on disk that are read and written.
+pub(super) const MAX_CACHED: usize = 500;
+
+/// Failed dials of a verified address, with no success between, after which a peer leaves the table (SECURITY §4.3).
+const MAX_FAILURES: u8 = 3;
+
+/// A peer of the table that nobody reached for this long is probed.
+const PROBE_AFTER: Duration = Duration::from_secs(600);
+
+/// A peer whose connection broke is probed at once, but not more often than this, and again after a failure.
+const SUSPECT_AGAIN: Duration = Duration::from_secs(60);
+const FAILED_AGAIN: Duration = Duration::from_secs(5);
+
+/// Probes started in one round at most.
+const MAX_PROBES: usize = 4;
+
+/// A peer that dialled us is dialled back once in this time at most.
+const DIAL_BACK_AGAIN: Duration = Duration::from_secs(600);
+
+/// Addresses of a dial-back at most.
+const MAX_DIAL_BACK: usize = 3;
+
+#[derive(Clone, Debug)]
+struct Known {
+    /// Dialled by us and authenticated; the newest first.
+    verified: Vec<Multiaddr>,
+    serves: bool,
+    in_table: bool,
+    connected: usize,
+    suspect: bool,
+    failures: u8,
+    first_seen: UnixMillis,
+    last_seen: UnixMillis,
+    seen_at: Instant,
+    probed_at: Option<Instant>,
+    dialled_back_at: Option<Instant>,
+}
+
+/// The book of peers.
+#[derive(Default)]
+pub(super) struct Peers {
+    known: HashMap<PeerId, Known>,
+}
+
+impl Peers {
+    fn entry(&mut self, peer: PeerId, now: Instant, wall: UnixMillis) -> Option<&mut Known> {
+        if !self.known.contains_key(&peer) && self.known.len() >= MAX_PEERS {
+            let idle = |k: &Known| !k.in_table && k.connected == 0;
+            let oldest = self.known.iter().filter(|(_, k)| idle(k)).min_by_key(|(_, k)| k.seen_at).map(|(p, _)| *p)?;
+            self.known.remove(&oldest);
+        }
+        Some(self.known.entry(peer).or_insert_with(|| Known {
+            verified: Vec::new(),
+            serves: false,
+            in_table: false,
+            connected: 0,
+            suspect: false,
+            failures: 0,
+            first_seen: wall,
+            last_seen: wall,
+            seen_at: now,
+            probed_at: None,
+            dialled_back_at: None,
+        }))
+    }
+
+    /// A connection is open. `dialled`: the address, if we dialled it and it leads to the peer directly.
+    pub(super) fn connected(&mut self, peer: PeerId, dialled: Option<&Multiaddr>, now: Instant, wall: UnixMillis) {
+        let Some(known) = self.entry(peer, now, wall) else { return };
+        known.connected += 1;
+        known.suspect = false;
+        (known.last_seen, known.seen_at) = (wall, now);
+        if let Some(address) = dialled.filter(|a| a.len() <= MAX_ADDRESS_BYTES) {
+            known.failures = 0;
+            known.verified.retain(|other| other != address);
+            known.verified.insert(0, address.clone());
+            known.verified.truncate(MAX_ADDRESSES);
+        }
+    }
+
+    /// A connection closed; `broke` unless somebody meant it.
+    pub(super) fn disconnected(&mut self, peer: &PeerId, broke: bool, now: Instant, wall: UnixMillis) {
+        if let Some(known) = self.known.get_mut(peer) {
+            known.connected = known.connected.saturating_sub(1);
+            known.suspect = broke && known.connected == 0;
+            (known.last_seen, known.seen_at) = (wall, now);
+        }
+    }
+
+    /// A peer said whether it serves the DHT.
+    pub(super) fn identified(&mut self, peer: &PeerId, serves: bool) {
+        if let Some(known) = self.known.get_mut(peer) {
+            known.serves = serves;
+        }
+    }
+
+    /// The verified addresses of a peer that said it serves.
+    pub(super) fn addresses_of_server(&self, peer: &PeerId) -> Option<Vec<Multiaddr>> {
+        let known = self.known.get(peer).filter(|known| known.serves && !known.verified.is_empty())?;
+        Some(known.verified.clone())
+    }
+
+    pub(super) fn is_in_table(&self, peer: &PeerId) -> bool {
+        self.known.get(peer).is_some_and(|known| known.in_table)
+    }
+
+    /// Which of the addresses that an inbound peer claims to dial back. `claimed` holds those at the very IP address
+    /// that it came from: nobody can make us dial somebody else.
+    pub(super) fn dial_back(&mut self, peer: &PeerId, claimed: Vec<Multiaddr>, now: Instant) -> Vec<Multiaddr> {
+        let Some(known) = self.known.get_mut(peer) else { return Vec::new() };
+        let recent = known.dialled_back_at.is_some_and(|at| now.saturating_duration_since(at) < DIAL_BACK_AGAIN);
+        if !known.verified.is_empty() || recent || claimed.is_empty() {
+            return Vec::new();
+        }
+        known.dialled_back_at = Some(now);
+        claimed.into_iter().filter(|a| a.len() <= MAX_ADDRESS_BYTES).take(MAX_DIAL_BACK).collect()
+    }
+
+    pub(super) fn set_in_table(&mut self, peer: &PeerId, in_table: bool) {
+        if let Some(known) = self.known.get_mut(peer) {
+            known.in_table = in_table;
+        }
+    }
+
+    /// A dial failed at `tried`. `true`: the peer is to leave the table. Only failures at addresses that we verified
+    /// count: others may have been told to us by a liar (K1).
+    pub(super) fn dial_failed(&mut self, peer: &PeerId, tried: &[Multiaddr]) -> bool {
+        let Some(known) = self.known.get_mut(peer) else { return false };
+        if known.connected > 0 || !tried.iter().any(|address| known.verified.contains(address)) {
+            return false;
+        }
+        known.failures = known.failures.saturating_add(1);
+        known.suspect = true;
+        let leaves = known.failures >= MAX_FAILURES && known.in_table;
+        if known.failures >= MAX_FAILURES {
+            (known.in_table, known.suspect) = (false, false);
+        }
+        leaves
+    }
+
+    /// Peers of the table to be dialled now to see whether they live.
+    pub(super) fn probes(&mut self, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        let due = |known: &Known| {
+            let since = |at: Instant| now.saturating_duration_since(at);
+            let pause = if known.failures > 0 { FAILED_AGAIN } else { SUSPECT_AGAIN };
+            let rested = known.probed_at.is_none_or(|at| since(at) >= pause);
+            known.in_table && known.connected == 0 && rested && (known.suspect || since(known.seen_at) >= PROBE_AFTER)
+        };
+        let mut probes = Vec::new();
+        for (peer, known) in self.known.iter_mut().filter(|(_, known)| due(known)).take(MAX_PROBES) {
+            known.probed_at = Some(now);
+            probes.push((*peer, known.verified.clone()));
+        }
+        probes
+    }
+
+    /// Peers that are connected or in the table, with a verified address: bucket peers for the subnet caps.
+    pub(super) fn in_table(&self) -> impl Iterator<Item = (&PeerId, &Multiaddr)> {
+        self.known.iter().filter(|(_, k)| k.in_table).filter_map(|(peer, k)| Some((peer, k.verified.first()?)))
+    }
+
+    pub(super) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.known.get(peer).is_some_and(|known| known.connected > 0)
+    }
+
+    pub(super) fn connected_count(&self) -> usize {
+        self.known.values().filter(|known| known.connected > 0).count()
+    }
+
+    /// Rows for the cache: servers that we reached, the most recent first.
+    pub(super) fn to_cache(&self) -> Vec<(PeerId, Vec<u8>)> {
+        let worth = |known: &&Known| known.serves && !known.verified.is_empty() && known.failures < MAX_FAILURES;
+        let mut rows: Vec<_> = self.known.iter().filter(|(_, k)| worth(k)).collect();
+        rows.sort_by_key(|(_, known)| std::cmp::Reverse(known.last_seen));
+        rows.truncate(MAX_CACHED);
+        rows.into_iter().map(|(peer, known)| (*peer, encode(known))).collect()
+    }
+}
+
+/// One row of the cache: first and last seen, then addresses with their lengths.
+fn encode(known: &Known) -> Vec<u8> {
+    let mut row = Vec::new();
+    row.extend(known.first_seen.0.to_be_bytes());
+    row.extend(known.last_seen.0.to_be_bytes());
+    for address in &known.verified {
+        row.push(u8::try_from(address.len()).unwrap_or(u8::MAX));
+        row.extend(address.as_ref());
+    }
+    row
+}
+
+/// A peer of an earlier life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cached {
+    pub(super) peer: PeerId,
+    pub(super) addresses: Vec<Multiaddr>,
+    pub(super) last_seen: UnixMillis,
+}
+
+/// Reads a row; `None` for one that makes no sense.
+pub(super) fn decode(key: &[u8], row: &[u8]) -> Option<Cached> {
+    let peer = PeerId::from_bytes(key).ok()?;
+    let (_first, rest) = row.split_first_chunk::<8>()?;
+    let (last, mut rest) = rest.split_first_chunk::<8>()?;
+    let mut addresses = Vec::new();
+    while let Some((length, tail)) = rest.split_first() {
+        let (bytes, tail) = tail.split_at_checked(usize::from(*length))?;
+        addresses.push(Multiaddr::try_from(bytes.to_vec()).ok()?);
+        rest = tail;
+    }
+    let fits = !addresses.is_empty() && addresses.len() <= MAX_ADDRESSES;
+    fits.then_some(Cached { peer, addresses, last_seen: UnixMillis(u64::from_be_bytes(*last)) })
+}
+
+/// The most recently seen first, without doubles.
+pub(super) fn order(mut cached: Vec<Cached>) -> Vec<Cached> {
+    cached.sort_by_key(|row| std::cmp::Reverse(row.last_seen));
+    let mut seen = HashSet::new();
+    cached.retain(|row| seen.insert(row.peer));
+    cached
+}

@@ -1,0 +1,281 @@
+//! Starting: addresses are parsed, sockets opened, and every fault told in a sentence before anything runs.
+
+use super::actor::Actor;
+use super::address::{self, to_plain};
+use super::behaviour::{Behaviour, protocol};
+use super::intake::Intake;
+use super::meter::Meter;
+use super::peers::{self, MAX_CACHED};
+use super::records::{Records, Write};
+use super::upkeep::Upkeep;
+use super::*;
+use crate::clock::UnixMillis;
+use crate::reachability::Transport;
+use crate::record::{self, Judge, RecordKey};
+use crate::store::Table;
+use futures::StreamExt;
+use libp2p::core::transport::ListenerId;
+use libp2p::identity::Keypair;
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, Swarm};
+use std::collections::HashSet;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Instant;
+
+/// Commands and events that wait in the channels.
+const COMMANDS: usize = 1024;
+const EVENTS: usize = 1024;
+
+/// Batches of writes that wait for the store, and batches of records that come from it.
+const WRITES: usize = 64;
+const LOADS: usize = 4;
+const LOAD_BATCH: usize = 64;
+
+/// Sockets open at once or never.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that nobody uses stay open for this long: joining, probing and calls meet them again.
+const IDLE_CONNECTION: Duration = Duration::from_secs(120);
+
+impl Overlay {
+    /// Starts the swarm and its actor. Events must be drained: while they are not, links are held back.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] when a socket cannot be opened, [`StartError::Address`] for an address that makes no
+    /// sense, both with a sentence for the user.
+    pub async fn start(
+        config: OverlayConfig,
+        store: Store,
+        metrics: Metrics,
+    ) -> Result<(Overlay, mpsc::Receiver<OverlayEvent>), StartError> {
+        let listen = parse_all(&config.listen)?;
+        let bootstrap: Vec<_> = parse_all(&config.bootstrap)?.into_iter().map(address::split_peer).collect();
+        let external = parse_all(&config.external)?;
+        let key =
+            Keypair::ed25519_from_bytes(config.secret.to_bytes()).map_err(|e| StartError::Other(e.to_string()))?;
+        let here = key.public().to_peer_id();
+        let meter = Meter::new(&metrics);
+        let transport = transport::build(&key, &meter.traffic).map_err(|e| StartError::Other(e.to_string()))?;
+        let records = Records::new(here, config.limits.max_records, UnixMillis::now);
+        let settings = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_CONNECTION);
+        let mut swarm = Swarm::new(transport, Behaviour::new(&config, &key, records), here, settings);
+        for address in &external {
+            swarm.add_external_address(address.clone());
+        }
+        let listening = listen_on_all(&mut swarm, listen).await?;
+
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (events, event_receiver) = mpsc::channel(EVENTS);
+        let (publishable, publishable_receiver) = watch::channel(Vec::new());
+        let (status, status_receiver) = watch::channel(OverlayStatus::default());
+        let (writer, writing) = spawn_writer(store.clone());
+        let judge = Judge { overlay: config.overlay, scope: config.scope, now: UnixMillis::now() };
+        let (loads, loaded) = mpsc::channel(LOADS);
+        let loading = store.clone();
+        let max_records = config.limits.max_records;
+        tokio::task::spawn_blocking(move || load(&loading, max_records, &judge, &loads));
+        let now = Instant::now();
+        let server = config.server.unwrap_or(false);
+        let mut actor = Actor {
+            kad_protocol: protocol(&config, "kad/1"),
+            swarm,
+            here,
+            overlay: config.overlay,
+            scope: config.scope,
+            forced_server: config.server,
+            bootstrap,
+            external: external.iter().filter_map(to_plain).collect(),
+            listen: listening,
+            inbound: Default::default(),
+            served: HashSet::new(),
+            writer,
+            writing,
+            loaded,
+            peers: Default::default(),
+            ledger: Default::default(),
+            intake: Intake::new(now),
+            meter,
+            commands: inbox,
+            events,
+            unread: Default::default(),
+            publishable,
+            status,
+            running: Default::default(),
+            waiting: Default::default(),
+            next_operation: 0,
+            queries: Default::default(),
+            connecting: Default::default(),
+            feelers: Default::default(),
+            upkeep: Upkeep::new(server, cached_peers(&store), now),
+            store,
+        };
+        actor.first_view();
+        tokio::spawn(actor.run());
+        let node = config.secret.public();
+        let handle = Overlay { node, commands, publishable: publishable_receiver, status: status_receiver };
+        Ok((handle, event_receiver))
+    }
+}
+
+fn parse_all(texts: &[String]) -> Result<Vec<Multiaddr>, StartError> {
+    let parse = |text: &String| text.parse().map_err(|e| StartError::Address(format!("{text}: {e}")));
+    texts.iter().map(parse).collect()
+}
+
+/// Opens every socket; returns the addresses that came of them, wildcards expanded as far as known by now.
+async fn listen_on_all(
+    swarm: &mut Swarm<Behaviour>,
+    addresses: Vec<Multiaddr>,
+) -> Result<HashSet<Multiaddr>, StartError> {
+    let refused = |address: &Multiaddr, why: String| StartError::Listen { address: address.to_string(), why };
+    let mut open: Vec<(ListenerId, Multiaddr)> = Vec::new();
+    for address in addresses {
+        probe(&address).map_err(|why| refused(&address, why))?;
+        match swarm.listen_on(address.clone()) {
+            Ok(id) => open.push((id, address)),
+            Err(libp2p::TransportError::MultiaddrNotSupported(_)) => {
+                return Err(StartError::Address(format!(
+                    "{address}: only IP addresses with tcp or udp/quic-v1 are listened on"
+                )));
+            }
+            Err(libp2p::TransportError::Other(error)) => return Err(refused(&address, plain_words(&error))),
+        }
+    }
+    let mut listening = HashSet::new();
+    let deadline = tokio::time::sleep(LISTEN_TIMEOUT);
+    tokio::pin!(deadline);
+    let mut waiting: HashSet<ListenerId> = open.iter().map(|(id, _)| *id).collect();
+    while !waiting.is_empty() {
+        let named = |id: &ListenerId| open.iter().find(|(other, _)| other == id).map(|(_, address)| address);
+        tokio::select! {
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::NewListenAddr { listener_id, address } => {
+                    waiting.remove(&listener_id);
+                    listening.insert(address);
+                }
+                SwarmEvent::ListenerError { listener_id, error } => {
+                    if let Some(address) = named(&listener_id) {
+                        return Err(refused(address, plain_words(&error)));
+                    }
+                }
+                SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                    if let Some(address) = named(&listener_id) {
+                        let why = reason.err().map_or_else(|| "closed at once".into(), |error| plain_words(&error));
+                        return Err(refused(address, why));
+                    }
+                }
+                // Nobody knows us yet.
+                _ => {}
+            },
+            () = &mut deadline => {
+                let address = waiting.iter().next().and_then(named).map(ToString::to_string).unwrap_or_default();
+                return Err(StartError::Listen { address, why: "no network interface answers".into() });
+            }
+        }
+    }
+    Ok(listening)
+}
+
+/// The TCP transport shares ports (SO_REUSEPORT) for its dials, so that a second node of the same user would get the
+/// same port without an error and half of the connections. A plain socket tells.
+fn probe(address: &Multiaddr) -> Result<(), String> {
+    match to_plain(address) {
+        Some(plain) if plain.transport == Transport::Tcp && plain.port != 0 => {
+            TcpListener::bind(SocketAddr::new(plain.ip, plain.port)).map(drop).map_err(|error| plain_words(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a person can do about it.
+fn plain_words(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    let text = chain(error);
+    let means = |kind, words: &str| error.kind() == kind || text.contains(words);
+    if means(ErrorKind::AddrInUse, "in use") {
+        "another program is using this port: stop it or choose another port".into()
+    } else if means(ErrorKind::AddrNotAvailable, "assign requested address") {
+        "this machine has no such address".into()
+    } else if means(ErrorKind::PermissionDenied, "Permission denied") {
+        "not permitted: ports below 1024 need extra rights".into()
+    } else {
+        text
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn cached_peers(store: &Store) -> Vec<peers::Cached> {
+    match store.scan(Table::Peers, MAX_CACHED) {
+        Ok(rows) => rows.iter().filter_map(|(key, row)| peers::decode(key, row)).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the cache of peers cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// The third door of the validator: what is on disk is judged like what comes from a peer. Blocking; ends early when
+/// the actor is gone.
+fn load(store: &Store, max: usize, judge: &Judge, loaded: &mpsc::Sender<Vec<(RecordKey, ValidBundle)>>) {
+    let rows = match store.scan(Table::Records, usize::MAX) {
+        Ok(rows) => rows,
+        Err(error) => {
+            tracing::warn!(%error, "held records cannot be read");
+            return;
+        }
+    };
+    let (mut batch, mut kept) = (Vec::new(), 0);
+    for (key, bytes) in rows {
+        let valid = <[u8; 32]>::try_from(key.as_slice())
+            .ok()
+            .map(RecordKey)
+            .and_then(|key| Some((key, record::validate(&bytes, &key, judge, None).ok()?)));
+        match valid {
+            Some(valid) if kept < max => {
+                kept += 1;
+                batch.push(valid);
+            }
+            _ => {
+                if let Err(error) = store.remove(Table::Records, &key) {
+                    tracing::debug!(%error, "a stale record stays on disk");
+                }
+            }
+        }
+        if batch.len() >= LOAD_BATCH && loaded.blocking_send(std::mem::take(&mut batch)).is_err() {
+            return;
+        }
+    }
+    // The actor may have stopped already.
+    let _ = loaded.blocking_send(batch);
+}
+
+/// Writes records behind, off the async threads. Ends when the actor drops the sender.
+fn spawn_writer(store: Store) -> (mpsc::Sender<Vec<Write>>, tokio::task::JoinHandle<()>) {
+    let (writer, mut writes) = mpsc::channel::<Vec<Write>>(WRITES);
+    let task = tokio::spawn(async move {
+        let mut batches = Vec::new();
+        while writes.recv_many(&mut batches, WRITES).await > 0 {
+            let rows: Vec<Write> = batches.drain(..).flatten().collect();
+            let store = store.clone();
+            let written = tokio::task::spawn_blocking(move || {
+                rows.into_iter().try_for_each(|(key, value)| match value {
+                    Some(value) => store.put(Table::Records, &key, &value),
+                    None => store.remove(Table::Records, &key),
+                })
+            });
+            if let Ok(Err(error)) = written.await {
+                tracing::warn!(%error, "records are kept in memory only");
+            }
+        }
+    });
+    (writer, task)
+}

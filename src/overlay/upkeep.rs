@@ -1,0 +1,262 @@
+//! What is done from time to time: joining and staying joined, probing, the DHT mode, the cache of peers, the status.
+
+use super::actor::Actor;
+use super::address::to_multiaddr;
+use super::peers::{self, Cached, MAX_CACHED};
+use super::records::{position, xor};
+use super::{OverlayEvent, OverlayStatus, estimate};
+use crate::clock::UnixMillis;
+use crate::reachability::{self, is_global};
+use crate::store::{Store, Table};
+use crate::wire::AddressScope;
+use libp2p::{PeerId, kad};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// The status and addresses are looked at again this soon after a change, and every second anyway.
+const SOON: Duration = Duration::from_millis(100);
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Self-lookups (FORMATS "Decisions for the first day"), and while there are few peers.
+const SELF_LOOKUP: Duration = Duration::from_secs(300);
+const SELF_LOOKUP_FEW: Duration = Duration::from_secs(30);
+const FEW: usize = 4;
+
+/// Bootstrap nodes are dialled again while nobody is connected: after 2 s, doubling up to a minute.
+const BOOTSTRAP_FIRST: Duration = Duration::from_secs(2);
+const BOOTSTRAP_MOST: Duration = Duration::from_secs(60);
+
+/// Cached peers dialled in one round, until there are enough peers.
+const CACHED_PER_ROUND: usize = 8;
+const ENOUGH_PEERS: usize = 16;
+
+/// The cache of peers is written, and expired records dropped, this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// Overlays below this let every node serve that was dialled directly; above twice this they serve no more.
+const SMALL: usize = 200;
+
+/// A dial-back's connection is closed when the far end has had this long to see it.
+const FEELER_LIFE: Duration = Duration::from_secs(2);
+
+pub(super) struct Upkeep {
+    /// Something happened that the status shows.
+    pub(super) changed: bool,
+    pub(super) addresses_changed: bool,
+    /// This node serves the DHT.
+    pub(super) server: bool,
+    /// Servers in the routing table.
+    pub(super) servers: usize,
+    estimate: usize,
+    /// Somebody reached us directly: over the open network, or at least over a private one.
+    dialled: bool,
+    dialled_privately: bool,
+    cached: VecDeque<Cached>,
+    shown_at: Instant,
+    round_at: Instant,
+    self_lookup_at: Instant,
+    bootstrap_at: Instant,
+    bootstrap_pause: Duration,
+    housekeeping_at: Instant,
+}
+
+impl Upkeep {
+    pub(super) fn new(server: bool, cached: Vec<Cached>, now: Instant) -> Self {
+        Self {
+            changed: true,
+            addresses_changed: true,
+            server,
+            servers: 0,
+            estimate: 1,
+            dialled: false,
+            dialled_privately: false,
+            cached: peers::order(cached).into(),
+            shown_at: now,
+            round_at: now,
+            self_lookup_at: now + SELF_LOOKUP_FEW,
+            bootstrap_at: now,
+            bootstrap_pause: BOOTSTRAP_FIRST,
+            housekeeping_at: now + HOUSEKEEPING,
+        }
+    }
+
+    /// Somebody's connection came in directly.
+    pub(super) fn dialled_by(&mut self, from: Option<IpAddr>, scope: AddressScope) {
+        let openly = scope == AddressScope::Any || from.is_some_and(is_global);
+        self.dialled |= openly;
+        self.dialled_privately |= !openly;
+        self.changed = true;
+    }
+
+    pub(super) fn is_small(&self) -> bool {
+        self.estimate < SMALL
+    }
+}
+
+impl Actor {
+    /// Does what is due at `now`.
+    pub(super) fn upkeep(&mut self, now: Instant) {
+        let changed = self.upkeep.changed || self.upkeep.addresses_changed;
+        if now >= self.upkeep.round_at {
+            self.upkeep.round_at = now + ROUND;
+            self.round(now);
+        } else if !changed || now < self.upkeep.shown_at + SOON {
+            return;
+        }
+        self.upkeep.shown_at = now;
+        if std::mem::take(&mut self.upkeep.addresses_changed) {
+            self.show_addresses();
+        }
+        self.upkeep.changed = false;
+        self.estimate();
+        self.choose_mode();
+        self.show();
+    }
+
+    fn round(&mut self, now: Instant) {
+        self.join(now);
+        for (peer, addresses) in self.peers.probes(now) {
+            self.dial_known(peer, addresses);
+        }
+        let over: Vec<_> = self.feelers.iter().filter(|(_, at)| now >= **at + FEELER_LIFE).map(|(id, _)| *id).collect();
+        for connection in over {
+            self.feelers.remove(&connection);
+            self.swarm.close_connection(connection);
+        }
+        if now >= self.upkeep.self_lookup_at {
+            let pause = if self.upkeep.servers < FEW { SELF_LOOKUP_FEW } else { SELF_LOOKUP };
+            self.upkeep.self_lookup_at = now + pause;
+            if self.upkeep.servers > 0 {
+                let here = self.here;
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                kad.get_closest_peers(here);
+                // A far corner too, or the table knows the neighbourhood only.
+                kad.get_closest_peers(PeerId::random());
+            }
+        }
+        if now >= self.upkeep.housekeeping_at {
+            self.upkeep.housekeeping_at = now + HOUSEKEEPING;
+            self.swarm.behaviour_mut().kad.store_mut().expire(UnixMillis::now());
+            self.save_peers();
+        }
+    }
+
+    /// Dials bootstrap nodes while nobody is there, and peers of an earlier life until there are enough.
+    fn join(&mut self, now: Instant) {
+        if self.peers.connected_count() == 0 && now >= self.upkeep.bootstrap_at {
+            self.upkeep.bootstrap_at = now + self.upkeep.bootstrap_pause;
+            self.upkeep.bootstrap_pause = (self.upkeep.bootstrap_pause * 2).min(BOOTSTRAP_MOST);
+            for (address, peer) in self.bootstrap.clone() {
+                self.dial_bootstrap(address, peer);
+            }
+        } else if self.peers.connected_count() > 0 {
+            self.upkeep.bootstrap_pause = BOOTSTRAP_FIRST;
+        }
+        if self.upkeep.servers < ENOUGH_PEERS {
+            for _ in 0..CACHED_PER_ROUND {
+                let Some(cached) = self.upkeep.cached.pop_front() else { break };
+                self.dial_known(cached.peer, cached.addresses);
+            }
+        }
+    }
+
+    fn estimate(&mut self) {
+        let here = position(&self.here.to_bytes());
+        let distances = self.table_by_position().iter().map(|(_, at)| xor(at, &here)).collect();
+        self.upkeep.estimate = estimate::nodes(distances);
+    }
+
+    /// Server or client, by the rules of FORMATS "Decisions for the first day".
+    fn choose_mode(&mut self) {
+        let upkeep = &self.upkeep;
+        let limit = if upkeep.server { 2 * SMALL } else { SMALL };
+        // Reached over a private network only: good enough while everybody is there.
+        let open = self.peers.in_table().any(|(_, address)| super::address::ip_of(address).is_some_and(is_global));
+        let reached = upkeep.dialled || (upkeep.dialled_privately && !open);
+        let server = self.forced_server.unwrap_or(reached && upkeep.estimate < limit);
+        if server != upkeep.server {
+            self.upkeep.server = server;
+            tracing::debug!(server, estimate = self.upkeep.estimate, "DHT mode changed");
+            let mode = if server { kad::Mode::Server } else { kad::Mode::Client };
+            self.swarm.behaviour_mut().kad.set_mode(Some(mode));
+        }
+    }
+
+    pub(super) fn show_addresses(&mut self) {
+        let listen: Vec<_> = self.listen.iter().filter_map(super::address::to_plain).collect();
+        let addresses = reachability::publishable(&listen, &self.external, self.scope);
+        let addresses: Vec<Vec<u8>> = addresses.iter().map(|address| to_multiaddr(address).to_vec()).collect();
+        if self.publishable.send_if_modified(|shown| std::mem::replace(shown, addresses.clone()) != addresses) {
+            self.tell(OverlayEvent::AddressesChanged(addresses));
+        }
+    }
+
+    /// What the handle shows from the first moment on.
+    pub(super) fn first_view(&mut self) {
+        self.upkeep.addresses_changed = false;
+        self.show_addresses();
+        self.show();
+        // The first addresses are no change.
+        self.unread.clear();
+    }
+
+    /// Publishes the snapshot and sets the gauges.
+    pub(super) fn show(&mut self) {
+        let (bytes_in, bytes_out) = self.meter.traffic.totals();
+        let behaviour = self.swarm.behaviour_mut();
+        let status = OverlayStatus {
+            peer_id: self.here.to_string(),
+            peers: self.peers.connected_count(),
+            estimate: self.upkeep.estimate,
+            server: self.upkeep.server,
+            records_held: behaviour.kad.store_mut().len(),
+            links: behaviour.link.len(),
+            listen: self.listen_texts(),
+            bytes_in,
+            bytes_out,
+            refused: self.meter.refusals().clone(),
+        };
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let connections = self.swarm.network_info().connection_counters().num_established();
+        self.meter.connections.set(i64::from(connections));
+        self.meter.peers.set(gauge(self.upkeep.servers));
+        self.meter.records.set(gauge(status.records_held));
+        self.meter.links.set(gauge(status.links));
+        self.meter.estimate.set(gauge(status.estimate));
+        self.status.send_replace(status);
+    }
+
+    /// Writes the peers that we reached; those of them that are in the store already are overwritten, the rest goes.
+    pub(super) fn save_peers(&mut self) {
+        let rows = self.peers.to_cache();
+        if rows.is_empty() {
+            // Alone for now: what was good before may be good again.
+            return;
+        }
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || write_peers(&store, &rows));
+    }
+}
+
+/// Blocking.
+pub(super) fn write_peers(store: &Store, rows: &[(PeerId, Vec<u8>)]) {
+    let write = || -> Result<(), crate::store::StoreError> {
+        let keys: std::collections::HashSet<Vec<u8>> = rows.iter().map(|(peer, _)| peer.to_bytes()).collect();
+        let old = store.scan(Table::Peers, usize::MAX)?;
+        let mut surplus = (old.len() + rows.len()).saturating_sub(MAX_CACHED);
+        for (key, _) in old.into_iter().filter(|(key, _)| !keys.contains(key)) {
+            if surplus > 0 {
+                store.remove(Table::Peers, &key)?;
+                surplus -= 1;
+            }
+        }
+        for (peer, row) in rows {
+            store.put(Table::Peers, &peer.to_bytes(), row)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = write() {
+        tracing::warn!(%error, "the cache of peers was not written");
+    }
+}

@@ -1,0 +1,383 @@
+//! `sip/1` between real swarms on loopback (docs/protocol.md "sip/1"): who is let in, what comes through, and what
+//! happens when connections and peers fail.
+
+#[path = "link/node.rs"]
+mod node;
+#[path = "link/proxy.rs"]
+mod proxy;
+#[path = "link/raw.rs"]
+mod raw;
+
+use bytes::Bytes;
+use futures::{AsyncReadExt, AsyncWriteExt};
+use node::{DEADLINE, Node, QUIC, TCP, bundle, user};
+use peerline::clock::UnixMillis;
+use peerline::identity::NodeSecret;
+use peerline::overlay::link::{Config, Event, MAX_MESSAGE_BYTES, Refusal};
+use peerline::overlay::{LinkError, LocalUser};
+use peerline::record::{Pin, RejectReason};
+use peerline::wire::pb;
+use prost::Message;
+use proxy::{Mode, Proxy};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+async fn bring_up(a: &mut Node, b: &mut Node) -> (peerline::overlay::LinkId, peerline::overlay::LinkId) {
+    let asked = a.call(b).await;
+    let (at_a, remote, outbound) = a.up().await;
+    assert!(outbound && at_a == asked);
+    assert_eq!((remote.id, remote.node), (b.user, b.key));
+    let (at_b, remote, outbound) = b.up().await;
+    assert!(!outbound);
+    assert_eq!((remote.id, remote.node), (a.user, a.key));
+    (at_a, at_b)
+}
+
+#[tokio::test]
+async fn carries_messages_in_order_both_ways() {
+    for listen in [TCP, QUIC] {
+        let mut a = Node::start_with(Config::default(), listen).await;
+        let mut b = Node::start_with(Config::default(), listen).await;
+        let (at_a, at_b) = bring_up(&mut a, &mut b).await;
+        for n in 0..200u32 {
+            a.send(at_a, format!("a{n}")).await.unwrap();
+            b.send(at_b, format!("b{n}")).await.unwrap();
+        }
+        for n in 0..200u32 {
+            assert_eq!(b.message().await, format!("a{n}"));
+            assert_eq!(a.message().await, format!("b{n}"));
+        }
+        a.send(at_a, vec![1; MAX_MESSAGE_BYTES]).await.unwrap();
+        assert_eq!(b.message().await.len(), MAX_MESSAGE_BYTES);
+        assert!(matches!(a.send(at_a, vec![1; MAX_MESSAGE_BYTES + 1]).await, Err(LinkError::Refused(_))));
+    }
+}
+
+#[tokio::test]
+async fn last_words_arrive_before_the_close() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    let (at_a, _) = bring_up(&mut a, &mut b).await;
+    a.swarm
+        .with(move |s| {
+            let links = s.behaviour_mut();
+            (0..100).for_each(|n: u32| links.send(at_a, n.to_string().into()).unwrap());
+            links.close(at_a);
+        })
+        .await;
+    assert_eq!(a.down().await, "closed here");
+    for n in 0..100u32 {
+        assert_eq!(b.message().await, n.to_string());
+    }
+    assert_eq!(b.down().await, "closed by the far end");
+    assert!(matches!(a.send(at_a, "x").await, Err(LinkError::Unreachable)));
+    assert_eq!((a.links().await, b.links().await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_pair_has_one_link() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    let (at_a, at_b) = bring_up(&mut a, &mut b).await;
+    assert_eq!(a.call(&b).await, at_a);
+    assert_eq!(b.call(&a).await, at_b);
+    assert!(a.swarm.with(move |s| s.behaviour().is_up(at_a)).await);
+    assert_eq!((a.links().await, b.links().await), (1, 1));
+}
+
+#[tokio::test]
+async fn opening_at_once_from_both_ends_makes_one_link() {
+    for round in 0..20u32 {
+        let (mut a, mut b) = (Node::start().await, Node::start().await);
+        let (from_a, from_b) = tokio::join!(a.call(&b), b.call(&a));
+        let ((at_a, ..), (at_b, ..)) = tokio::join!(a.up(), b.up());
+        assert_eq!((at_a, at_b), (from_a, from_b), "round {round}");
+        for n in 0..10u32 {
+            a.send(at_a, n.to_string()).await.unwrap();
+            b.send(at_b, n.to_string()).await.unwrap();
+        }
+        for n in 0..10u32 {
+            assert_eq!(a.message().await, n.to_string(), "round {round}");
+            assert_eq!(b.message().await, n.to_string(), "round {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn refuses_who_is_not_here() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    a.call_user(user().id, b.key, b.address.clone()).await;
+    let error = a.refused_link().await;
+    assert!(matches!(&error, LinkError::Refused(words) if words == "no such user here"), "{error}");
+    assert_eq!(b.refusal().await, Refusal::NoSuchUser);
+    assert_eq!((a.links().await, b.links().await), (0, 0));
+}
+
+#[tokio::test]
+async fn says_so_when_nobody_is_there() {
+    let (mut a, b) = (Node::start().await, Node::start().await);
+    let (key, user, address) = (b.key, b.user, b.address.clone());
+    drop(b);
+    a.call_user(user, key, address).await;
+    assert!(matches!(a.refused_link().await, LinkError::Unreachable));
+    // Another node listens at the address: the channel does not prove to be the one that was asked for.
+    let c = Node::start().await;
+    a.call_user(user, key, c.address.clone()).await;
+    assert!(matches!(a.refused_link().await, LinkError::Unreachable));
+    a.call_user(user, a.key, a.address.clone()).await;
+    assert!(matches!(a.refused_link().await, LinkError::Unreachable));
+}
+
+/// `liar` calls and is called; neither may come to a link.
+async fn nobody_believes(mut liar: Node) -> RejectReason {
+    let mut honest = Node::start().await;
+    liar.call(&honest).await;
+    assert!(matches!(liar.refused_link().await, LinkError::Refused(_)));
+    let Refusal::NotProven(reason) = honest.refusal().await else { panic!("refused for another reason") };
+
+    honest.call(&liar).await;
+    let error = honest.event().await;
+    assert!(matches!(error, Event::Refused { reason: Refusal::NotProven(other), .. } if other == reason), "{error:?}");
+    let error = honest.refused_link().await;
+    assert!(matches!(error, LinkError::NotProven(other) if other == reason), "{error}");
+    assert_eq!(honest.links().await, 0);
+    reason
+}
+
+#[tokio::test]
+async fn refuses_the_certificate_of_another_user() {
+    let (secret, alice, mallory) = (NodeSecret::generate(), user(), user());
+    let bundle = bundle(&mallory, &secret, 1, UnixMillis::now());
+    let local = LocalUser { id: alice.id, bundle };
+    nobody_believes(Node::start_as(secret, local, Config::default(), TCP).await).await;
+}
+
+#[tokio::test]
+async fn refuses_the_right_certificate_from_the_wrong_device() {
+    // What a node in between could do with a hello that it saw: pass it on over its own channel.
+    let (hers, other, alice) = (NodeSecret::generate(), NodeSecret::generate(), user());
+    let local = LocalUser { id: alice.id, bundle: bundle(&alice, &hers, 1, UnixMillis::now()) };
+    nobody_believes(Node::start_as(other, local, Config::default(), TCP).await).await;
+}
+
+#[tokio::test]
+async fn refuses_an_expired_certificate() {
+    let (secret, alice) = (NodeSecret::generate(), user());
+    let long_ago = UnixMillis::from_seconds(UnixMillis::now().seconds() - 100 * 24 * 3600);
+    let local = LocalUser { id: alice.id, bundle: bundle(&alice, &secret, 1, long_ago) };
+    let reason = nobody_believes(Node::start_as(secret, local, Config::default(), TCP).await).await;
+    assert!(matches!(reason, RejectReason::Expired | RejectReason::BadCertificate), "{reason}");
+}
+
+#[tokio::test]
+async fn refuses_an_epoch_below_the_pin() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    let who = a.user;
+    assert!(b.swarm.with(move |s| s.behaviour_mut().set_pin(who, Pin { rotation: 0, epoch: 2 })).await);
+    assert!(b.swarm.with(move |s| s.behaviour_mut().set_pin(who, Pin { rotation: 0, epoch: 1 })).await);
+    a.call(&b).await;
+    assert!(matches!(a.refused_link().await, LinkError::Refused(_)));
+    assert!(matches!(b.refusal().await, Refusal::NotProven(_)));
+}
+
+#[tokio::test]
+async fn refuses_bytes_that_were_altered() {
+    let (secret, alice) = (NodeSecret::generate(), user());
+    let mut bytes = bundle(&alice, &secret, 1, UnixMillis::now()).to_vec();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let local = LocalUser { id: alice.id, bundle: bytes.into() };
+    nobody_believes(Node::start_as(secret, local, Config::default(), TCP).await).await;
+}
+
+#[tokio::test]
+async fn says_which_clock_is_wrong() {
+    let fast = Config { clock: || UnixMillis(UnixMillis::now().0 + 400_000), ..Config::default() };
+    let (mut a, mut b) = (Node::start_with(fast, TCP).await, Node::start().await);
+    a.call(&b).await;
+    let error = a.refused_link().await;
+    assert!(matches!(&error, LinkError::Refused(words) if words.contains("ahead of mine")), "{error}");
+    assert_eq!(b.refusal().await, Refusal::Clock);
+}
+
+/// Sends `bytes` as the first thing on a stream; the reason that is counted, and the words that come back.
+async fn say(bytes: Vec<u8>) -> (Refusal, String) {
+    let mut b = Node::start_with(Config { hello_timeout: Duration::from_millis(500), ..Config::default() }, TCP).await;
+    let (mut raw, _) = raw::start(&NodeSecret::generate()).await;
+    raw.open(b.peer, b.address.clone(), 1).await;
+    let mut stream = raw.stream().await;
+    stream.write_all(&bytes).await.unwrap();
+    stream.flush().await.unwrap();
+    let reason = b.refusal().await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("the stream ends");
+    let frame = pb::Frame::decode(answer.get(4..).unwrap_or_default()).unwrap();
+    let Some(pb::frame::Body::Close(close)) = frame.body else { panic!("{frame:?}") };
+    assert_eq!(b.links().await, 0);
+    (reason, close.words)
+}
+
+#[tokio::test]
+async fn ends_a_stream_that_is_not_sip_1() {
+    assert_eq!(say(b"GET / HTTP/1.1\r\n\r\n".to_vec()).await.0, Refusal::TooLarge);
+    assert_eq!(say(vec![0, 0, 0, 4, 1, 2, 3, 4]).await.0, Refusal::Malformed);
+    let oversized = say([(64u32 * 1024 + 1).to_be_bytes().as_slice(), &[0; 100]].concat()).await;
+    assert_eq!(oversized, (Refusal::TooLarge, "frame too large".into()));
+    let ping = pb::Frame { body: Some(pb::frame::Body::Ping(pb::Ping {})), ..Default::default() }.encode_to_vec();
+    let ping = [(ping.len() as u32).to_be_bytes().as_slice(), &ping].concat();
+    assert_eq!(say(ping).await.0, Refusal::Malformed);
+}
+
+#[tokio::test]
+async fn ends_a_stream_without_a_whole_hello_in_time() {
+    assert_eq!(say(vec![]).await, (Refusal::HelloTimeout, "no hello in time".into()));
+    assert_eq!(say(vec![0, 0, 1, 0, 5, 5]).await.0, Refusal::HelloTimeout);
+}
+
+#[tokio::test]
+async fn a_flood_of_streams_ends_the_flooder_only() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    let (at_a, _) = bring_up(&mut a, &mut b).await;
+    let (mut raw, _) = raw::start(&NodeSecret::generate()).await;
+    raw.open(b.peer, b.address.clone(), 200).await;
+    let mut streams = Vec::new();
+    let closed = async {
+        while let raw::Seen::Stream(stream) = raw.events.recv().await.unwrap() {
+            streams.push(stream);
+        }
+    };
+    tokio::time::timeout(DEADLINE, closed).await.expect("the flooder is cut off");
+    assert_eq!(b.refusal().await, Refusal::Flood);
+    a.send(at_a, "still here").await.unwrap();
+    let message = loop {
+        match b.event().await {
+            Event::LinkMessage { message, .. } => break message,
+            Event::Refused { reason: Refusal::Flood, .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(message, "still here");
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_the_sender_back() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    let (at_a, _) = bring_up(&mut a, &mut b).await;
+    b.swarm.with(|s| s.behaviour_mut().set_paused(true)).await;
+    let mut sent = 0u32;
+    let full = async {
+        loop {
+            match a.send(at_a, Bytes::from(vec![sent as u8; 1000])).await {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        }
+    };
+    let error = tokio::time::timeout(DEADLINE, full).await.expect("the queue is bounded");
+    assert!(matches!(error, LinkError::Full));
+    b.swarm.with(|s| s.behaviour_mut().set_paused(false)).await;
+    for n in 0..sent {
+        assert_eq!(b.message().await[0], n as u8);
+    }
+}
+
+#[tokio::test]
+async fn a_cut_connection_loses_and_doubles_nothing() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    let proxy = Proxy::start(&b.address).await;
+    a.call_at(&b, proxy.address.clone()).await;
+    let ((at_a, ..), (at_b, ..)) = tokio::join!(a.up(), b.up());
+    let (mut heard_a, mut heard_b) = (0u32, 0u32);
+    for n in 0..300u32 {
+        a.send(at_a, n.to_string()).await.unwrap();
+        b.send(at_b, n.to_string()).await.unwrap();
+        if n % 60 == 30 {
+            proxy.cut();
+        }
+        // Some are read at once, some are on the way when the connection goes.
+        if n % 3 == 0 {
+            assert_eq!(a.message().await, heard_a.to_string());
+            assert_eq!(b.message().await, heard_b.to_string());
+            (heard_a, heard_b) = (heard_a + 1, heard_b + 1);
+        }
+    }
+    for n in heard_a..300 {
+        assert_eq!(a.message().await, n.to_string());
+    }
+    for n in heard_b..300 {
+        assert_eq!(b.message().await, n.to_string());
+    }
+    assert!(a.swarm.events.try_recv().is_err() && b.swarm.events.try_recv().is_err());
+    let carried = proxy.carried.load(Ordering::Relaxed);
+    assert!(carried >= 4, "the link moved to {carried} connections");
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_noticed_in_time() {
+    let quick = || Config {
+        heartbeat: Duration::from_millis(200),
+        silence: Duration::from_millis(700),
+        grace: Duration::from_millis(500),
+        ..Config::default()
+    };
+    let (mut a, mut b) = (Node::start_with(quick(), TCP).await, Node::start_with(quick(), TCP).await);
+    let proxy = Proxy::start(&b.address).await;
+    a.call_at(&b, proxy.address.clone()).await;
+    tokio::join!(a.up(), b.up());
+    let beats = tokio::time::timeout(Duration::from_millis(2100), a.swarm.events.recv()).await;
+    assert!(beats.is_err(), "heartbeats keep a quiet link");
+    proxy.set(Mode::Stall);
+    let since = Instant::now();
+    assert_eq!(a.down().await, "the connection was lost");
+    assert_eq!(b.down().await, "the connection was lost");
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_restarted_peer_gets_a_new_link() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    bring_up(&mut a, &mut b).await;
+    let (secret, user) = (NodeSecret::generate(), user());
+    let local = LocalUser { id: user.id, bundle: bundle(&user, &secret, 1, UnixMillis::now()) };
+    let mut first = Node::start_as(secret.clone(), local.clone(), Config::default(), TCP).await;
+    let (_, at_b) = bring_up(&mut first, &mut b).await;
+    drop(first);
+    let mut again = Node::start_as(secret, local, Config::default(), TCP).await;
+    again.call(&b).await;
+    let (at_again, ..) = again.up().await;
+    assert!(matches!(b.event().await, Event::LinkDown { link, .. } if link == at_b));
+    b.up().await;
+    again.send(at_again, "new").await.unwrap();
+    assert_eq!(b.message().await, "new");
+}
+
+#[tokio::test]
+async fn a_wire_between_the_nodes_tells_nothing() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    let proxy = Proxy::start(&b.address).await;
+    a.call_at(&b, proxy.address.clone()).await;
+    let ((at_a, ..), (at_b, ..)) = tokio::join!(a.up(), b.up());
+    let user_part = b.user.to_string();
+    let key = "d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj";
+    let words = ["INVITE", "SIP/2.0", "a=crypto", "AEAD_AES_128_GCM", "m=audio", "inline:"];
+    let request = format!(
+        "INVITE sip:{user_part}@peerline.alt SIP/2.0\r\nContent-Type: application/sdp\r\n\r\n\
+         m=audio 4000 RTP/SAVP 0\r\na=crypto:1 AEAD_AES_128_GCM inline:{key}\r\n"
+    );
+    for _ in 0..20 {
+        a.send(at_a, request.clone()).await.unwrap();
+        b.send(at_b, request.clone()).await.unwrap();
+        assert_eq!(a.message().await, request);
+        assert_eq!(b.message().await, request);
+    }
+    let tape = proxy.tape.lock().unwrap().clone();
+    assert!(tape.len() > 40 * request.len(), "the proxy was on the way: {} bytes", tape.len());
+    let secrets = words.iter().map(|w| w.as_bytes().to_vec()).chain([
+        user_part.clone().into_bytes(),
+        key.into(),
+        a.user.0.to_vec(),
+        b.user.0.to_vec(),
+    ]);
+    for secret in secrets {
+        let found = tape.windows(secret.len()).any(|window| window.eq_ignore_ascii_case(&secret));
+        assert!(!found, "{} is on the wire", String::from_utf8_lossy(&secret));
+    }
+}
