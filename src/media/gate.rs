@@ -132,6 +132,8 @@ struct Keys {
 
 pub(super) struct Gate {
     kind: LegKind,
+    /// Our own SSRC, for keepalives.
+    ssrc: u32,
     secure: bool,
     rtp: Latch,
     rtcp: Latch,
@@ -140,9 +142,11 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(kind: LegKind) -> Gate {
+    /// `ssrc` is random, our own.
+    pub(super) fn new(kind: LegKind, ssrc: u32) -> Gate {
         Gate {
             kind,
+            ssrc,
             secure: kind == LegKind::Peer,
             rtp: Latch::default(),
             rtcp: Latch::default(),
@@ -277,6 +281,18 @@ impl Gate {
         }
         let sealer = self.keys.sealer.as_mut().ok_or(Reason::NotReady)?;
         Ok((Packet::Changed(sealer.seal(header, packet)?), target))
+    }
+
+    /// A packet that shows a peer that we are here although nobody speaks, and keeps mappings of NATs open: an empty
+    /// receiver report (RFC 6263 §4.6). It does not count as sent: one every few seconds harms nobody.
+    pub(super) fn keepalive(&mut self) -> Option<(BytesMut, SocketAddr)> {
+        if self.kind != LegKind::Peer {
+            return None;
+        }
+        let target = self.rtp.target()?;
+        let report = packet::empty_report(self.ssrc);
+        let sealed = self.keys.sealer.as_mut()?.seal(&packet::read(&report)?, &report).ok()?;
+        Some((sealed, target))
     }
 
     /// Peers send both kinds from one port.

@@ -183,13 +183,13 @@ impl MediaLeg {
         key: Option<&(u32, Key)>,
     ) -> Result<(), MediaError> {
         let key = key.filter(|_| remote.secure);
-        let kind = self.leg.kind;
+        let (kind, ssrc) = (self.leg.kind, self.ssrc());
         let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
         match &mut slot.state {
             State::Open(stream, _) => stream.gate().accept(remote, key.map(|(_, key)| key))?,
             State::Waiting(gate) => gate.accept(remote, key.map(|(_, key)| key))?,
             State::Closed => {
-                let mut gate = Gate::new(kind);
+                let mut gate = Gate::new(kind, ssrc);
                 gate.accept(remote, key.map(|(_, key)| key))?;
                 slot.state = State::Waiting(Box::new(gate));
             }
@@ -268,8 +268,14 @@ impl MediaLeg {
         Ok(Some(Line { port: stream.port, transport, crypto, muxed: self.leg.kind == LegKind::Peer }))
     }
 
+    /// Our own SSRC: random like the session id, of which it is a part.
+    fn ssrc(&self) -> u32 {
+        self.session_id as u32
+    }
+
     /// The stream of a line, with sockets from now on.
     fn open_stream(&mut self, index: usize) -> Result<Arc<Stream>, MediaError> {
+        let ssrc = self.ssrc();
         let slot = self.slots.get_mut(index).ok_or(MediaError::NoPorts)?;
         if let State::Open(stream, _) = &slot.state {
             return Ok(stream.clone());
@@ -285,7 +291,7 @@ impl MediaLeg {
         let rtcp = rtcp.map(Path::udp).transpose().map_err(io)?;
         let gate = match std::mem::take(&mut slot.state) {
             State::Waiting(gate) => *gate,
-            _ => Gate::new(self.leg.kind),
+            _ => Gate::new(self.leg.kind, ssrc),
         };
         let stream = Arc::new(Stream::new(gate, port, rtp, rtcp, guard));
         let task = tokio::spawn(stream::run(self.leg.clone(), index, Arc::downgrade(&stream)));

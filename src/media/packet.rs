@@ -4,6 +4,8 @@
 /// Longest packet that is relayed, bytes. Anything that crosses the internet whole is below 1,500.
 pub(super) const MAX_PACKET: usize = 2_000;
 
+const RECEIVER_REPORT: u8 = 201;
+
 /// RFC 5761 §4: by the second byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -108,6 +110,16 @@ pub(super) fn write_rtp(out: &mut Vec<u8>, marker: bool, header: (u8, u16, u32, 
     out.extend_from_slice(&timestamp.to_be_bytes());
     out.extend_from_slice(&ssrc.to_be_bytes());
     out.extend_from_slice(payload);
+}
+
+/// A receiver report about nobody (RFC 3550 §6.4.2), our keepalive between nodes.
+pub(super) fn empty_report(ssrc: u32) -> [u8; 8] {
+    let [a, b, c, d] = ssrc.to_be_bytes();
+    [0x80, RECEIVER_REPORT, 0, 1, a, b, c, d]
+}
+
+pub(super) fn is_empty_report(packet: &[u8]) -> bool {
+    matches!(packet, [0x80, RECEIVER_REPORT, 0, 1, _, _, _, _])
 }
 
 #[cfg(test)]

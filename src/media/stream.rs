@@ -2,7 +2,7 @@
 //! The judgement is in `gate`; this file moves bytes.
 
 use super::gate::{Gate, Packet, Reason};
-use super::packet::{Header, Kind, MAX_PACKET};
+use super::packet::{self, Header, Kind, MAX_PACKET};
 use super::path::Path;
 use super::ports::PortGuard;
 use super::{LegKind, Shared};
@@ -10,10 +10,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Read errors in a row after which a socket counts as broken.
 const MAX_ERRORS: u32 = 100;
+/// How often a peer hears from us even if nobody speaks: below the 30 s that the strictest NATs keep a mapping for, and
+/// several times before the far node gives up on an address that it has heard nothing from.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 /// The echo flips these bits of an SSRC: whoever hears their own SSRC takes it for a loop (RFC 3550 §8.2).
 const ECHO_SSRC: u8 = 0xa5;
 
@@ -56,6 +59,13 @@ impl Stream {
         match (kind, &self.rtcp) {
             (Kind::Rtcp, Some(rtcp)) => rtcp,
             _ => &self.rtp,
+        }
+    }
+
+    fn keep_alive(&self) {
+        let packet = self.gate().keepalive();
+        if let Some((packet, target)) = packet {
+            let _ = self.rtp.send(&packet, target);
         }
     }
 
@@ -123,22 +133,25 @@ impl Leg {
     /// When the last packet came in.
     pub(super) fn last_in(&self) -> Option<Instant> {
         let last = self.last_in.load(Relaxed);
-        (last != 0).then(|| self.opened + std::time::Duration::from_millis(last))
+        (last != 0).then(|| self.opened + Duration::from_millis(last))
     }
 
     /// A packet arrived on the `index`th stream.
     fn arrived(&self, index: usize, stream: &Stream, from: SocketAddr, packet: &[u8]) {
         let now = Instant::now();
         let judged = stream.gate().inward(from, packet, now);
-        let (header, packet) = match judged {
+        let (header, plain) = match judged {
             Ok(judged) => judged,
             Err(reason) => return self.count(reason),
         };
+        if self.kind == LegKind::Peer && packet::is_empty_report(&plain) {
+            return self.heard_of(now);
+        }
         self.count_in(now);
         let sent = if self.echo.load(Relaxed) {
-            self.send_back(stream, header, packet, now)
+            self.send_back(stream, header, plain, now)
         } else {
-            self.pass_on(index, &header, &packet, now)
+            self.pass_on(index, &header, &plain, now)
         };
         if let Err(reason) = sent {
             self.count(reason);
@@ -166,11 +179,18 @@ impl Leg {
         Ok(())
     }
 
-    fn count_in(&self, now: Instant) {
+    fn heard_of(&self, now: Instant) {
+        self.last_in.store(self.millis(now), Relaxed);
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.opened).as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
-        self.last_in.store(since, Relaxed);
-        let _ = self.first_in.compare_exchange(0, since, Relaxed, Relaxed);
+        u64::try_from(since).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn count_in(&self, now: Instant) {
+        self.heard_of(now);
+        let _ = self.first_in.compare_exchange(0, self.millis(now), Relaxed, Relaxed);
         self.packets_in.fetch_add(1, Relaxed);
     }
 
@@ -193,6 +213,8 @@ pub(super) async fn run(leg: Arc<Leg>, index: usize, stream: Weak<Stream>) {
     // One byte more than the longest packet, so that a cut one is not taken for whole.
     let mut buffer = [0; MAX_PACKET + 1];
     let mut errors = 0;
+    let mut keepalive = tokio::time::interval(KEEPALIVE);
+    keepalive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while errors < MAX_ERRORS {
         let arrived = std::future::poll_fn(|context| {
             let Some(stream) = stream.upgrade() else { return Poll::Ready(None) };
@@ -204,7 +226,15 @@ pub(super) async fn run(leg: Arc<Leg>, index: usize, stream: Weak<Stream>) {
             }
             arrived.map(|arrived| Some((arrived, stream)))
         });
-        match arrived.await {
+        let arrived = tokio::select! {
+            arrived = arrived => arrived,
+            _ = keepalive.tick(), if leg.kind == LegKind::Peer => {
+                let Some(stream) = stream.upgrade() else { return };
+                stream.keep_alive();
+                continue;
+            }
+        };
+        match arrived {
             None => return,
             Some((Ok((len, from)), stream)) => {
                 errors = 0;

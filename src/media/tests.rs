@@ -156,10 +156,10 @@ async fn each_phone_hears_the_other_and_the_wire_hears_nobody() {
     assert_eq!((at_alice.lost, at_bob.lost), (0, 0));
 
     let seen = call.wire.seen();
-    assert!(seen.len() > 20);
-    assert!(seen.iter().all(|packet| packet.len() == 12 + 160 + 16), "G.711 under AES-GCM");
+    let speech: Vec<_> = seen.iter().filter(|packet| packet[1] < 192).collect();
+    assert!(speech.len() > 20 && speech.iter().all(|packet| packet.len() == 12 + 160 + 16), "G.711 under AES-GCM");
     // A tone in G.711 has few distinct bytes and repeats; ciphertext has neither.
-    for packet in &seen {
+    for packet in speech {
         let mut distinct = packet[12..172].to_vec();
         distinct.sort_unstable();
         distinct.dedup();
@@ -184,7 +184,7 @@ async fn the_wire_cannot_alter_replay_or_invent() {
     let mut bad = 0;
     for packet in call.wire.seen().into_iter().take(20) {
         let mut altered = packet.clone();
-        altered[40] ^= 1;
+        altered[20] ^= 1;
         let mut forged = packet.clone();
         forged[8..12].copy_from_slice(&[9, 9, 9, 9]);
         for packet in [packet, altered, forged, vec![0x80; 7], b"hello".to_vec()] {

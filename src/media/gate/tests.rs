@@ -34,7 +34,7 @@ fn arrives(gate: &mut Gate, from: u16, packet: &[u8], now: Instant) -> Result<Ve
 
 /// Two nodes after offer and answer: the offerer at port 1, the answerer at port 2.
 fn peers(now: Instant) -> (Gate, Gate) {
-    let (mut offerer, mut answerer) = (Gate::new(LegKind::Peer), Gate::new(LegKind::Peer));
+    let (mut offerer, mut answerer) = (Gate::new(LegKind::Peer, 5), Gate::new(LegKind::Peer, 5));
     negotiate(&mut offerer, &mut answerer, now);
     (offerer, answerer)
 }
@@ -50,7 +50,7 @@ fn negotiate(offerer: &mut Gate, answerer: &mut Gate, now: Instant) {
 #[test]
 fn a_peer_gets_nothing_plain_and_gives_nothing_plain() {
     let now = Instant::now();
-    let mut gate = Gate::new(LegKind::Peer);
+    let mut gate = Gate::new(LegKind::Peer, 5);
     assert_eq!(arrives(&mut gate, 1, &rtp(1, 7), now), Err(Reason::NotReady));
     assert!(matches!(gate.accept(&remote(1, false), None), Err(MediaError::NoCrypto)));
     assert!(matches!(gate.accept(&remote(1, true), None), Err(MediaError::NoCrypto)));
@@ -179,9 +179,23 @@ fn a_description_cannot_point_a_stream_at_somebody_for_long() {
 }
 
 #[test]
+fn a_keepalive_confirms_a_peer_that_says_nothing() {
+    let now = Instant::now();
+    let (mut a, mut b) = peers(now);
+    let (packet, to) = b.keepalive().unwrap();
+    assert_eq!(to, at(1));
+    let plain = arrives(&mut a, 2, &packet, now).unwrap();
+    assert!(packet::is_empty_report(&plain));
+    let sent = (0..2 * UNCONFIRMED_PACKETS).filter(|n| out(&mut a, &rtp(*n as u16, 7), now).is_ok()).count();
+    assert_eq!(sent, 2 * UNCONFIRMED_PACKETS as usize);
+    assert!(Gate::new(LegKind::Phone, 5).keepalive().is_none());
+    assert!(Gate::new(LegKind::Peer, 5).keepalive().is_none(), "no key, no address");
+}
+
+#[test]
 fn phones_have_a_latch_for_each_kind() {
     let now = Instant::now();
-    let mut gate = Gate::new(LegKind::Phone);
+    let mut gate = Gate::new(LegKind::Phone, 5);
     gate.accept(&remote(10, false), None).unwrap();
     let report = [0x80, 201, 0, 1, 0, 0, 0, 7];
     let target = |gate: &mut Gate, packet: &[u8]| gate.outward(&packet::read(packet).unwrap(), packet, now).unwrap().1;
@@ -197,7 +211,7 @@ fn a_phone_with_its_own_keys_is_spoken_to_with_keys() {
     let now = Instant::now();
     let (theirs, ours) =
         (Key::fresh(Suite::AesCm128HmacSha1_80).unwrap(), Key::fresh(Suite::AesCm128HmacSha1_80).unwrap());
-    let mut gate = Gate::new(LegKind::Phone);
+    let mut gate = Gate::new(LegKind::Phone, 5);
     gate.accept(&remote(10, true), Some(&theirs)).unwrap();
     gate.answer_key(&ours, now).unwrap();
     let mut phone = Sealer::new(&theirs).unwrap();
@@ -221,7 +235,7 @@ proptest! {
         let now = Instant::now();
         let packet = [&[first, second][..], &rest].concat();
         let (mut a, mut b) = peers(now);
-        let mut phone = Gate::new(LegKind::Phone);
+        let mut phone = Gate::new(LegKind::Phone, 5);
         prop_assert!(arrives(&mut b, 1, &packet, now).is_err());
         if let Ok((header, plain)) = phone.inward(at(3), &packet, now)
             && let Ok((sealed, _)) = a.outward(&header, &plain, now)
