@@ -83,14 +83,17 @@ pub(super) async fn lookup(common: &Common, who: &str) -> anyhow::Result<Outcome
 fn show(answer: &Value, found: bool) {
     let number = |path: &str| answer.pointer(path).and_then(Value::as_u64).unwrap_or(0);
     print(answer.get("uri").and_then(Value::as_str).unwrap_or_default());
-    if !found {
-        print("not online, or nobody: the overlay holds no valid binding");
+    let asked_anybody = answer.get("asked_anybody").and_then(Value::as_bool).unwrap_or(false);
+    match (found, asked_anybody) {
+        (true, _) => {}
+        (false, true) => print("not online, or nobody: the overlay holds no valid binding"),
+        (false, false) => print("no other node could be asked: the overlay is not reachable"),
     }
     for device in answer.get("devices").and_then(Value::as_array).into_iter().flatten() {
         let node = device.get("node").and_then(Value::as_str).unwrap_or_default();
         let left = device.get("expires_in_s").and_then(Value::as_u64).unwrap_or(0);
         let dnd = if device.get("dnd").and_then(Value::as_bool) == Some(true) { ", do not disturb" } else { "" };
-        print(&format!("device    {}  for {left} s{dnd}", node.get(..16).unwrap_or(node)));
+        print(&format!("device    {node}  for {left} s{dnd}"));
         for address in device.get("addresses").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
         {
             print(&format!("          {address}"));

@@ -2,7 +2,7 @@
 
 use crate::clock::UnixMillis;
 use crate::directory::{DialError, Directory, Route};
-use crate::overlay::{LookupEvent, LookupReport, Overlay};
+use crate::overlay::{LookupEvent, LookupReport, Overlay, address_text, peer_id_text};
 use crate::record::VerifiedBinding;
 use crate::uri::{IdHash, UserUri};
 use serde::Serialize;
@@ -18,6 +18,8 @@ pub struct LookupAnswer {
     pub uri: String,
     /// Somebody holds a valid binding that may be called now.
     pub found: bool,
+    /// At least one other node could be asked: without, "not found" says nothing.
+    pub asked_anybody: bool,
     pub devices: Vec<FoundDevice>,
     pub report: LookupReport,
 }
@@ -25,11 +27,11 @@ pub struct LookupAnswer {
 /// One device that may answer for the user.
 #[derive(Clone, Debug, Serialize)]
 pub struct FoundDevice {
-    /// The node's key, hexadecimal.
+    /// Its peer id.
     pub node: String,
     pub sequence: u64,
     pub priority: u32,
-    /// Binary multiaddrs, hexadecimal.
+    /// Multiaddrs.
     pub addresses: Vec<String>,
     pub expires_in_s: u64,
     pub dnd: bool,
@@ -65,7 +67,8 @@ pub async fn look_up(overlay: &Overlay, directory: &Directory, who: &str) -> Res
     let _ = tokio::time::timeout(DEADLINE, read).await;
     let devices = binding.map(|b| devices(&b, UnixMillis::now())).unwrap_or_default();
     let uri = UserUri { id, overlay: directory.overlay_name.clone() }.to_string();
-    Ok(LookupAnswer { who: who.to_owned(), uri, found: !devices.is_empty(), devices, report })
+    let found = !devices.is_empty();
+    Ok(LookupAnswer { who: who.to_owned(), uri, found, asked_anybody: report.asked > 0, devices, report })
 }
 
 fn user_of(directory: &Directory, who: &str) -> Result<IdHash, LookupTrouble> {
@@ -81,15 +84,14 @@ fn user_of(directory: &Directory, who: &str) -> Result<IdHash, LookupTrouble> {
 }
 
 fn devices(binding: &VerifiedBinding, now: UnixMillis) -> Vec<FoundDevice> {
-    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
     binding
         .devices
         .iter()
         .map(|device| FoundDevice {
-            node: hex(&device.node.0),
+            node: peer_id_text(&device.node),
             sequence: device.sequence,
             priority: device.priority,
-            addresses: device.addresses.iter().map(|a| hex(a)).collect(),
+            addresses: device.addresses.iter().map(|a| address_text(a)).collect(),
             expires_in_s: device.expires_at.0.saturating_sub(now.0) / 1000,
             dnd: device.dnd,
         })
