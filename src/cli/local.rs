@@ -25,7 +25,7 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(15);
 
 /// The node that a command works with.
 pub(super) enum Reach {
-    Running(RunInfo),
+    Running(Box<RunInfo>),
     Own(Box<Node>),
 }
 
@@ -33,7 +33,7 @@ impl Reach {
     /// The running node, or a temporary one that has joined.
     pub async fn find(common: &Common, dir: &DataDir) -> anyhow::Result<Self> {
         if let Some(run) = RunInfo::of_running(dir)? {
-            return Ok(Self::Running(run));
+            return Ok(Self::Running(Box::new(run)));
         }
         let mut settings = common.settings(None)?;
         super::words::start_log(&settings.log.filter)?;

@@ -45,14 +45,14 @@ struct OverlayFile {
 struct GenesisMessage {
     #[prost(string, tag = "1")]
     name: String,
-    /// 0 open, 1 managed.
+    /// 1 open, 2 managed.
     #[prost(uint32, tag = "2")]
     mode: u32,
     #[prost(bytes = "vec", repeated, tag = "3")]
     authority_keys: Vec<Vec<u8>>,
     #[prost(uint32, tag = "4")]
     threshold: u32,
-    /// 0 global, 1 any.
+    /// 1 global, 2 any.
     #[prost(uint32, tag = "5")]
     address_scope: u32,
     #[prost(bytes = "vec", tag = "6")]
@@ -110,10 +110,10 @@ impl ChosenOverlay {
     fn found(name: &str, scope: AddressScope, nonce: [u8; 16]) -> Self {
         let genesis = GenesisMessage {
             name: name.to_owned(),
-            mode: 0,
+            mode: 1,
             authority_keys: Vec::new(),
             threshold: 0,
-            address_scope: u32::from(scope == AddressScope::Any),
+            address_scope: if scope == AddressScope::Any { 2 } else { 1 },
             nonce: nonce.to_vec(),
         };
         let mut hash = Sha256::new();
