@@ -1,5 +1,14 @@
-//! Bytes on the wire: generated protobuf types, the strict scanner, and signatures with domain, overlay and scope.
-//! Skeleton: owned by the `record` work; signatures are the contract.
+//! Bytes on the wire: generated protobuf types, the strict scanner that runs before them, and signatures with domain,
+//! overlay and scope. Nothing here judges what the bytes mean; `record` does.
+
+pub mod scanner;
+pub mod signature;
+
+pub use scanner::{ScanError, scan};
+pub use signature::{Domain, SignatureError, sign, verify};
+
+use sha2::{Digest, Sha256};
+use std::fmt;
 
 /// Generated from `proto/peerline.proto`.
 pub mod pb {
@@ -8,19 +17,32 @@ pub mod pb {
 
 /// The hash of an overlay's genesis. In every signature but rotation and revocation; its first 8 hex digits are in
 /// every protocol name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OverlayId(pub [u8; 32]);
 
 impl OverlayId {
+    /// `H("peerline-overlay-1" || genesis bytes)`.
+    pub fn of_genesis(genesis: &[u8]) -> Self {
+        Self(Sha256::new().chain_update(b"peerline-overlay-1").chain_update(genesis).finalize().into())
+    }
+
     /// First 8 hex digits: `/peerline/<this>/...`.
     pub fn short(&self) -> String {
         self.0[..4].iter().map(|b| format!("{b:02x}")).collect()
     }
 }
 
-/// Which addresses a record of this overlay may carry (FORMATS "Overlay").
+impl fmt::Debug for OverlayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OverlayId({})", self.short())
+    }
+}
+
+/// Which addresses a record of this overlay may carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressScope {
+    /// Addresses of the public Internet only.
     Global,
+    /// Anything, for tests, the demo and closed networks.
     Any,
 }

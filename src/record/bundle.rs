@@ -1,0 +1,243 @@
+//! A bundle that passed the validator, what can be read from it, and how two of them become one.
+
+use super::shapes::MAX_SLOTS;
+use super::{Pin, VerifiedBinding, VerifiedDevice};
+use crate::clock::UnixMillis;
+use crate::identity::NodeKey;
+use crate::uri::IdHash;
+use crate::wire::pb;
+use prost::Message;
+use prost::bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// The state of an entry that this version knows; anything else is opaque.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Reachable,
+    Dnd,
+    Forward,
+    Tombstone,
+    /// From a newer version, inside a valid signature: stored and passed on; the reader says "update needed".
+    Opaque,
+}
+
+/// One verified entry.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// `SignedEntry` as it travels.
+    pub bytes: Bytes,
+    pub device: NodeKey,
+    pub epoch: u32,
+    pub serial: u64,
+    pub sequence: u64,
+    /// Unix seconds.
+    pub expires_at: u64,
+    pub certified_until: u64,
+    pub state: State,
+    pub priority: u32,
+    pub addresses: Vec<Vec<u8>>,
+    pub envelope_hash: [u8; 32],
+}
+
+impl Entry {
+    /// Which of two entries of one slot stands: the higher sequence, then the smaller envelope hash (equivocation),
+    /// then the smaller bytes (same envelope, other certificate or signature).
+    fn rank(&self) -> (u64, Reverse<[u8; 32]>, Reverse<&[u8]>) {
+        (self.sequence, Reverse(self.envelope_hash), Reverse(&self.bytes))
+    }
+}
+
+/// A verified owner statement.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    pub bytes: Bytes,
+    pub min_epoch: u32,
+    pub revoked_serials: Vec<u64>,
+    pub sequence: u64,
+    pub valid_until: u64,
+}
+
+impl Owner {
+    pub fn forbids(&self, entry: &Entry) -> bool {
+        entry.epoch < self.min_epoch || self.revoked_serials.contains(&entry.serial)
+    }
+
+    fn rank(&self) -> (u32, u64, Reverse<&[u8]>) {
+        (self.min_epoch, self.sequence, Reverse(&self.bytes))
+    }
+}
+
+/// A verified revocation.
+#[derive(Clone, Debug)]
+pub(super) struct Revoked {
+    pub bytes: Bytes,
+    pub issued_at: u64,
+}
+
+/// Inception and rotations, verified up to `root`.
+#[derive(Clone, Debug)]
+pub(super) struct Chain {
+    pub inception: [u8; 65],
+    pub rotations: Vec<Bytes>,
+    /// Current root key and recovery commitment.
+    pub root: [u8; 32],
+    pub recovery_hash: [u8; 32],
+}
+
+impl Chain {
+    pub fn rotation(&self) -> u32 {
+        self.rotations.len() as u32
+    }
+
+    pub fn same(&self, other: &Chain) -> bool {
+        self.inception == other.inception && self.rotations == other.rotations
+    }
+
+    /// The longest chain wins; between two of one length the smaller hash (its owner equivocated).
+    fn rank(&self) -> (usize, Reverse<[u8; 32]>) {
+        let mut hash = Sha256::new();
+        for rotation in &self.rotations {
+            hash.update(rotation);
+        }
+        (self.rotations.len(), Reverse(hash.finalize().into()))
+    }
+}
+
+/// A bundle that passed the validator: nothing else makes one.
+#[derive(Clone, Debug)]
+pub struct ValidBundle {
+    pub(super) id: IdHash,
+    pub(super) chain: Chain,
+    pub(super) owner: Option<Owner>,
+    pub(super) revocation: Option<Revoked>,
+    pub(super) entries: BTreeMap<NodeKey, Entry>,
+}
+
+impl PartialEq for ValidBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.encode() == other.encode()
+    }
+}
+
+impl Eq for ValidBundle {}
+
+impl ValidBundle {
+    /// Whose bundle it is.
+    pub fn id(&self) -> IdHash {
+        self.id
+    }
+
+    /// The bytes that travel and are stored.
+    pub fn encode(&self) -> Vec<u8> {
+        pb::Bundle {
+            inception: Bytes::copy_from_slice(&self.chain.inception),
+            rotations: self.chain.rotations.clone(),
+            owner: self.owner.as_ref().map(|o| o.bytes.clone()).unwrap_or_default(),
+            revocation: self.revocation.as_ref().map(|r| r.bytes.clone()).unwrap_or_default(),
+            entries: self.entries.values().map(|e| e.bytes.clone()).collect(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Joins two bundles of one user: longest rotation chain; within it revocation, highest owner statement, best entry
+    /// of each slot. Commutative and idempotent; associative as long as the owner's statements only grow. A bundle of
+    /// somebody else changes nothing.
+    pub fn merge(&self, other: &ValidBundle) -> ValidBundle {
+        if self.id != other.id {
+            return self.clone();
+        }
+        if !self.chain.same(&other.chain) {
+            let ours = self.chain.rank() >= other.chain.rank();
+            return if ours { self.clone() } else { other.clone() };
+        }
+        let revocation = [&self.revocation, &other.revocation]
+            .into_iter()
+            .flatten()
+            .min_by(|a, b| (a.issued_at, &a.bytes).cmp(&(b.issued_at, &b.bytes)))
+            .cloned();
+        let owner = [&self.owner, &other.owner].into_iter().flatten().max_by(|a, b| a.rank().cmp(&b.rank())).cloned();
+        let mut joined =
+            ValidBundle { id: self.id, chain: self.chain.clone(), owner, revocation, entries: BTreeMap::new() };
+        for entry in self.entries.values().chain(other.entries.values()) {
+            match joined.entries.get(&entry.device) {
+                Some(held) if held.rank() >= entry.rank() => {}
+                _ => {
+                    joined.entries.insert(entry.device, entry.clone());
+                }
+            }
+        }
+        joined.settle();
+        joined
+    }
+
+    /// Drops what the revocation, the owner statement and the number of slots leave no room for.
+    pub(super) fn settle(&mut self) {
+        if self.revocation.is_some() {
+            self.entries.clear();
+            self.owner = None;
+        }
+        if let Some(owner) = &self.owner {
+            self.entries.retain(|_, entry| !owner.forbids(entry));
+        }
+        while self.entries.len() > MAX_SLOTS {
+            self.entries.pop_last();
+        }
+    }
+
+    /// What a caller may dial at `now`: unexpired, certified, not tombstoned entries, best priority first.
+    pub fn binding(&self, now: UnixMillis) -> VerifiedBinding {
+        let seconds = now.seconds();
+        let mut devices: Vec<VerifiedDevice> = self
+            .entries
+            .values()
+            .filter(|e| e.expires_at > seconds && e.certified_until > seconds)
+            .filter(|e| matches!(e.state, State::Reachable | State::Dnd))
+            .map(|e| VerifiedDevice {
+                node: e.device,
+                sequence: e.sequence,
+                priority: e.priority,
+                addresses: e.addresses.clone(),
+                expires_at: UnixMillis::from_seconds(e.expires_at),
+                dnd: e.state == State::Dnd,
+            })
+            .collect();
+        devices.sort_by_key(|d| Reverse(d.priority));
+        VerifiedBinding { id: self.id, pin: self.pin(), devices }
+    }
+
+    /// The highest sequence held for a device's slot, if any.
+    pub fn sequence_of(&self, device: &NodeKey) -> Option<u64> {
+        self.entries.get(device).map(|e| e.sequence)
+    }
+
+    /// (rotation, epoch): callers and stores pin the highest seen.
+    pub fn pin(&self) -> Pin {
+        let epoch = self.entries.values().map(|e| e.epoch).chain(self.owner.iter().map(|o| o.min_epoch)).max();
+        Pin { rotation: self.chain.rotation(), epoch: epoch.unwrap_or(0) }
+    }
+
+    /// The owner gave this identity up.
+    pub fn is_revoked(&self) -> bool {
+        self.revocation.is_some()
+    }
+
+    /// Something in it is from a newer version: the reader says "update needed".
+    pub fn needs_update(&self) -> bool {
+        self.entries.values().any(|e| e.state == State::Opaque)
+    }
+
+    /// When the last thing in it expires: entries by themselves, owner statements by their date, revocations after a
+    /// year.
+    pub fn expires_at(&self) -> UnixMillis {
+        const YEAR: u64 = 365 * 86_400;
+        let ends = self
+            .entries
+            .values()
+            .map(|e| e.expires_at)
+            .chain(self.owner.iter().map(|o| o.valid_until))
+            .chain(self.revocation.iter().map(|r| r.issued_at.saturating_add(YEAR)));
+        UnixMillis::from_seconds(ends.max().unwrap_or(0))
+    }
+}

@@ -1,0 +1,112 @@
+//! The shapes of stored messages for the strict scanner (docs/protocol.md "Records"), with their limits in bytes.
+
+use crate::wire::scanner::{Field, Kind, Shape};
+
+const fn one(number: u32, kind: Kind) -> Field {
+    Field { number, kind, at_most: 1 }
+}
+
+const fn many(number: u32, kind: Kind, at_most: usize) -> Field {
+    Field { number, kind, at_most }
+}
+
+const fn exactly(length: usize) -> Kind {
+    Kind::Bytes { min: length, max: length }
+}
+
+/// Entries of a bundle, and rotations of a header, at most.
+pub const MAX_SLOTS: usize = 8;
+/// A `SignedEntry`, at most.
+pub const MAX_ENTRY_BYTES: usize = 1_280;
+/// A signed certificate, at most.
+pub const MAX_CERTIFICATE_BYTES: usize = 320;
+/// The body of an envelope, at most.
+pub const MAX_BODY_BYTES: usize = 640;
+
+pub static BUNDLE: Shape = Shape {
+    fields: &[
+        one(1, exactly(65)),
+        many(2, Kind::Bytes { min: 1, max: 320 }, MAX_SLOTS),
+        one(3, Kind::Bytes { min: 1, max: 400 }),
+        one(4, Kind::Bytes { min: 1, max: 200 }),
+        many(5, Kind::Bytes { min: 1, max: MAX_ENTRY_BYTES }, MAX_SLOTS),
+    ],
+    unknown_allowed: false,
+};
+
+pub static SIGNED: Shape =
+    Shape { fields: &[one(1, Kind::Bytes { min: 1, max: 400 }), one(2, exactly(64))], unknown_allowed: false };
+
+pub static SIGNED_ENTRY: Shape = Shape {
+    fields: &[
+        one(1, Kind::Bytes { min: 1, max: 880 }),
+        one(2, Kind::Bytes { min: 1, max: MAX_CERTIFICATE_BYTES }),
+        one(3, exactly(64)),
+    ],
+    unknown_allowed: false,
+};
+
+pub static ROTATION: Shape = Shape {
+    fields: &[one(1, exactly(22)), one(2, Kind::U32), one(3, exactly(32)), one(4, exactly(32)), one(5, exactly(32))],
+    unknown_allowed: true,
+};
+
+pub static OWNER: Shape = Shape {
+    fields: &[
+        one(1, exactly(22)),
+        one(2, Kind::U32),
+        one(3, Kind::U32),
+        many(4, Kind::U64, 16),
+        one(5, Kind::U64),
+        one(6, Kind::U64),
+    ],
+    unknown_allowed: true,
+};
+
+pub static REVOCATION: Shape =
+    Shape { fields: &[one(1, exactly(22)), one(2, Kind::U64), one(3, exactly(32))], unknown_allowed: true };
+
+static CAVEATS: Shape =
+    Shape { fields: &[one(1, Kind::U32), one(2, Kind::U32), one(3, Kind::Bool)], unknown_allowed: true };
+
+pub static CERTIFICATE: Shape = Shape {
+    fields: &[
+        one(1, exactly(22)),
+        one(2, Kind::U32),
+        one(3, Kind::U32),
+        one(4, Kind::U64),
+        one(5, exactly(32)),
+        one(6, Kind::U32),
+        one(7, Kind::U64),
+        one(8, Kind::U64),
+        one(9, Kind::Message { max: 32, shape: &CAVEATS }),
+    ],
+    unknown_allowed: true,
+};
+
+pub static ENVELOPE: Shape = Shape {
+    fields: &[
+        one(1, exactly(22)),
+        one(2, Kind::U32),
+        one(3, Kind::U32),
+        one(4, Kind::U64),
+        one(5, Kind::U64),
+        one(6, Kind::U64),
+        one(7, Kind::U32),
+        one(8, Kind::Bytes { min: 0, max: MAX_BODY_BYTES }),
+    ],
+    unknown_allowed: true,
+};
+
+pub static BODY: Shape = Shape {
+    fields: &[
+        one(1, Kind::U32),
+        many(2, Kind::Bytes { min: 1, max: 128 }, 8),
+        one(3, Kind::U64),
+        one(4, Kind::Text { max: 128 }),
+        one(5, Kind::Bytes { min: 0, max: 64 }),
+        one(6, Kind::Bytes { min: 0, max: 64 }),
+        many(7, Kind::Bytes { min: 0, max: 128 }, 2),
+    ],
+    unknown_allowed: true,
+};
