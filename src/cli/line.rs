@@ -97,7 +97,10 @@ impl Line {
                 PhoneEvent::Answered { sdp } => {
                     report.answered = true;
                     report.answer_ms = Some(millis(start));
-                    endpoint.start(&sdp)?;
+                    if let Err(error) = endpoint.start(&sdp) {
+                        self.phone.hang_up().await;
+                        return Err(error.into());
+                    }
                     break;
                 }
                 PhoneEvent::Failed { cause } => {
