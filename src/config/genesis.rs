@@ -1,7 +1,7 @@
 //! Which overlay: the built-in one, one from a file, or a private one made of a word (tests, demo).
 
 use super::OverlaySettings;
-use crate::wire::{AddressScope, OverlayId};
+use crate::wire::{AddressScope, OverlayId, pb};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -10,6 +10,11 @@ use std::path::PathBuf;
 const BUILT_IN: &str = "peerline.alt";
 /// Makes this overlay's id differ from any other of the same name.
 const BUILT_IN_NONCE: [u8; 16] = *b"peerline.alt/001";
+
+/// `Genesis.mode` and `Genesis.address_scope` (docs/protocol.md, "Overlay").
+const OPEN: u32 = 1;
+const SCOPE_GLOBAL: u32 = 1;
+const SCOPE_ANY: u32 = 2;
 
 /// An overlay's identity, worked out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,24 +44,6 @@ struct OverlayFile {
     address_scope: String,
     /// 32 hex digits.
     nonce: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct GenesisMessage {
-    #[prost(string, tag = "1")]
-    name: String,
-    /// 1 open, 2 managed.
-    #[prost(uint32, tag = "2")]
-    mode: u32,
-    #[prost(bytes = "vec", repeated, tag = "3")]
-    authority_keys: Vec<Vec<u8>>,
-    #[prost(uint32, tag = "4")]
-    threshold: u32,
-    /// 1 global, 2 any.
-    #[prost(uint32, tag = "5")]
-    address_scope: u32,
-    #[prost(bytes = "vec", tag = "6")]
-    nonce: Vec<u8>,
 }
 
 impl ChosenOverlay {
@@ -108,17 +95,15 @@ impl ChosenOverlay {
     }
 
     fn found(name: &str, scope: AddressScope, nonce: [u8; 16]) -> Self {
-        let genesis = GenesisMessage {
+        let genesis = pb::Genesis {
             name: name.to_owned(),
-            mode: 1,
+            mode: OPEN,
             authority_keys: Vec::new(),
             threshold: 0,
-            address_scope: if scope == AddressScope::Any { 2 } else { 1 },
-            nonce: nonce.to_vec(),
+            address_scope: if scope == AddressScope::Any { SCOPE_ANY } else { SCOPE_GLOBAL },
+            nonce: nonce.to_vec().into(),
         };
-        let mut hash = Sha256::new();
-        hash.update(b"peerline-overlay-1");
-        hash.update(genesis.encode_to_vec());
-        Self { id: OverlayId(hash.finalize().into()), name: name.to_owned(), scope }
+        let id = OverlayId::of_genesis(&genesis.encode_to_vec());
+        Self { id, name: name.to_owned(), scope }
     }
 }

@@ -18,9 +18,6 @@ use std::time::Duration;
 const RENEW_BEFORE: Duration = Duration::from_secs(10 * 86_400);
 /// From here on the user is told (FORMATS, "Identity").
 const TELL_BEFORE: Duration = Duration::from_secs(7 * 86_400);
-/// Default life of a certificate, FORMATS "What is stored".
-const CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 86_400);
-
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     #[error(transparent)]
@@ -51,7 +48,7 @@ struct DeviceFile {
     rotations: Vec<String>,
     epoch: u32,
     certificate: String,
-    /// Unix seconds.
+    /// Unix seconds; for people, the certificate itself counts.
     not_after: u64,
 }
 
@@ -142,7 +139,9 @@ fn renew(
     let epoch = 0;
     let certificate = identity.certify(device, overlay, epoch, now);
     let header = UserHeader::from(&identity);
-    let not_after = UnixMillis(now.0 + u64::try_from(CERTIFICATE_LIFE.as_millis()).unwrap_or(u64::MAX));
+    let Some(not_after) = certificate.not_after() else {
+        return Err(UserError::Damaged { path, what: "no certificate could be made from it" });
+    };
     let file = DeviceFile {
         overlay: HEXLOWER.encode(&overlay.0),
         device: HEXLOWER.encode(&device.0),
@@ -172,9 +171,10 @@ fn read(dir: &DataDir, user: &IdHash, overlay: &OverlayId, device: &NodeKey) -> 
         bytes(&file.inception)?.try_into().map_err(|_| damaged("the inception statement is not 65 bytes"))?;
     let rotations = file.rotations.iter().map(|r| bytes(r)).collect::<Result<_, _>>()?;
     let certificate = CertificateBytes(bytes(&file.certificate)?);
+    let not_after = certificate.not_after().ok_or_else(|| damaged("the certificate cannot be read"))?;
     Ok(Some(Certified {
         user: HostedUser { id: *user, header: UserHeader { inception, rotations }, certificate, epoch: file.epoch },
-        not_after: UnixMillis::from_seconds(file.not_after),
+        not_after,
         notice: None,
     }))
 }
