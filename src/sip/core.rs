@@ -18,6 +18,9 @@ mod send;
 mod timers;
 mod trunk;
 
+#[cfg(test)]
+mod tests;
+
 use super::address::UriParts;
 use super::counts::Counts;
 use super::dialog::Leg;

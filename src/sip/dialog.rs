@@ -87,7 +87,7 @@ impl Dialog {
             flow,
             call_id: invite.call_id().to_owned(),
             local_tag,
-            remote_tag: invite.from_tag().unwrap_or_default().to_owned(),
+            remote_tag: invite.tag_of_from().unwrap_or_default().to_owned(),
             local: without_tag(invite.get("To").unwrap_or_default()),
             remote: without_tag(invite.get("From").unwrap_or_default()),
             local_cseq: 0,
@@ -100,7 +100,7 @@ impl Dialog {
 
     /// What a response to our INVITE says about the dialog (§12.1.2).
     pub(super) fn learn(&mut self, response: &Message) {
-        if let Some(tag) = response.to_tag() {
+        if let Some(tag) = response.tag_of_to() {
             self.remote_tag = tag.to_owned();
         }
         self.retarget(response);

@@ -183,7 +183,7 @@ impl Driver {
                     self.datagrams(received, &mut buffer);
                 }
                 accepted = accept(self.sockets.tcp.as_ref()), if room && self.sockets.tcp.is_some() => self.accepted(accepted),
-                Some(message) = self.from_streams.recv(), if room => self.from_stream(message),
+                Some(message) = self.from_streams.recv(), if room => self.stream_said(message),
                 () = sleep_until(wake), if wake.is_some() => {
                     self.core.handle_timeout(Instant::now(), UnixMillis::now());
                     self.changed = true;
@@ -321,7 +321,7 @@ impl Driver {
         self.core.connection_opened(connection, flow);
     }
 
-    fn from_stream(&mut self, message: FromStream) {
+    fn stream_said(&mut self, message: FromStream) {
         self.changed = true;
         match message {
             // What was queued by a connection that was closed meanwhile is not looked at.

@@ -93,11 +93,11 @@ impl Message {
         self.get("CSeq").unwrap_or_default().split_ascii_whitespace().nth(1).unwrap_or_default()
     }
 
-    pub(super) fn from_tag(&self) -> Option<&str> {
+    pub(super) fn tag_of_from(&self) -> Option<&str> {
         NameAddr::parse(self.get("From")?)?.tag()
     }
 
-    pub(super) fn to_tag(&self) -> Option<&str> {
+    pub(super) fn tag_of_to(&self) -> Option<&str> {
         NameAddr::parse(self.get("To")?)?.tag()
     }
 
@@ -152,7 +152,7 @@ impl ReplyHead {
             *top = stamp_via(top, flow);
         }
         let mut to = request.get("To").unwrap_or_default().to_owned();
-        if request.to_tag().is_none() && !to_tag.is_empty() {
+        if request.tag_of_to().is_none() && !to_tag.is_empty() {
             let _ = write!(to, ";tag={to_tag}");
         }
         Self {

@@ -6,7 +6,7 @@ use crate::sip::address::{NameAddr, clean_display};
 use crate::sip::dialog::{Dialog, Leg, Reoffer, State, cause_of, contact_for, dialled, presented, reason};
 use crate::sip::flow::Flow;
 use crate::sip::message::{ALLOW, Message};
-use crate::sip::transaction::ServerState;
+use crate::sip::transaction::{ServerState, T1X64};
 use crate::sip::{Caller, Cause, LegId, Presented, SipEvent};
 use bytes::Bytes;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Core {
             return self.answer_stateless(message, &flow, &Answer::new(400, "Contact Required"));
         }
         let merge_key =
-            (message.call_id().to_owned(), message.from_tag().unwrap_or_default().to_owned(), message.cseq());
+            (message.call_id().to_owned(), message.tag_of_from().unwrap_or_default().to_owned(), message.cseq());
         if self.merging.contains_key(&merge_key) {
             return self.answer_stateless(message, &flow, &Answer::new(482, "Loop Detected"));
         }
@@ -105,8 +105,16 @@ impl Core {
         if let Some(key) = &leg.merge_key {
             self.merging.remove(key);
         }
-        if let Reoffer::Theirs(tx) = leg.reoffer {
-            self.respond(tx, &Answer::new(487, "Request Terminated"));
+        match leg.reoffer {
+            Reoffer::Theirs(tx) => self.respond(tx, &Answer::new(487, "Request Terminated")),
+            // Its final response may still come; it is waited for no longer than any other.
+            Reoffer::Ours(tx) => {
+                if let Some(client) = self.clients.get_mut(&tx) {
+                    client.give_up_at(self.now + T1X64);
+                    self.arm_client(tx);
+                }
+            }
+            Reoffer::None | Reoffer::Acking(_) => {}
         }
         Some(leg)
     }
@@ -189,11 +197,11 @@ impl Core {
         {
             return self.transaction_acked(id);
         }
-        let Some(local_tag) = message.to_tag() else { return };
+        let Some(local_tag) = message.tag_of_to() else { return };
         let key = DialogKey { call_id: message.call_id().to_owned(), local_tag: local_tag.to_owned() };
         let Some(id) = self.dialogs.get(&key).copied() else { return };
         let Some(leg) = self.legs.get_mut(&id) else { return };
-        if !leg.dialog.flow.same_peer(flow) || message.from_tag() != Some(leg.dialog.remote_tag.as_str()) {
+        if !leg.dialog.flow.same_peer(flow) || message.tag_of_from() != Some(leg.dialog.remote_tag.as_str()) {
             return self.counts.refuse("foreign-dialog");
         }
         if leg.invite_cseq != message.cseq() {

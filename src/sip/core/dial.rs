@@ -181,7 +181,7 @@ impl Core {
     fn accepted(&mut self, tx_id: u64, id: LegId, purpose: Purpose, message: &Message) {
         let Some(tx) = self.clients.get_mut(&tx_id) else { return };
         let flow = tx.flow;
-        let tag = message.to_tag().unwrap_or_default();
+        let tag = message.tag_of_to().unwrap_or_default();
         let Some(mut dialog) = tx.dialog.as_deref().cloned() else { return };
         if let Some((accepted, ack)) = &tx.accepted
             && accepted == tag

@@ -16,7 +16,8 @@ impl Core {
         let Some((id, leg)) = leg.and_then(|id| self.legs.get_mut(&id).map(|leg| (id, leg))) else {
             return self.answer_stateless(message, &flow, &Answer::new(481, "Call Does Not Exist"));
         };
-        let tag_fits = !leg.dialog.remote_tag.is_empty() && message.from_tag() == Some(leg.dialog.remote_tag.as_str());
+        let tag_fits =
+            !leg.dialog.remote_tag.is_empty() && message.tag_of_from() == Some(leg.dialog.remote_tag.as_str());
         if !tag_fits || !leg.dialog.flow.same_peer(&flow) {
             self.counts.refuse("foreign-dialog");
             return self.answer_stateless(message, &flow, &Answer::new(481, "Call Does Not Exist"));

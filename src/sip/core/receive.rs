@@ -93,7 +93,7 @@ impl Core {
             // Without the magic cookie the branch is not unique (§17.2.3, RFC 2543 peers).
             let branch = match message.branch() {
                 Some(branch) if branch.starts_with("z9hG4bK") && branch.len() <= 256 => branch.to_owned(),
-                _ => format!("{} {} {}", message.call_id(), message.cseq(), message.from_tag().unwrap_or_default()),
+                _ => format!("{} {} {}", message.call_id(), message.cseq(), message.tag_of_from().unwrap_or_default()),
             };
             Some(ServerKey { flow, branch, sent_by: sent_by.to_owned(), method })
         };
@@ -120,7 +120,7 @@ impl Core {
             let headers: Vec<(&str, &str)> = refusal.3.iter().map(|(name, value)| (*name, value.as_str())).collect();
             return self.answer_stateless(message, &flow, &Answer::new(refusal.1, refusal.2).with(&headers));
         }
-        if let Some(local_tag) = message.to_tag() {
+        if let Some(local_tag) = message.tag_of_to() {
             let dialog = DialogKey { call_id: message.call_id().to_owned(), local_tag: local_tag.to_owned() };
             let leg = self.dialogs.get(&dialog).copied();
             return self.inside(flow, own_key, leg, *method, message);
@@ -152,7 +152,7 @@ impl Core {
         if !known {
             return Some(("method", 405, "Method Not Allowed", vec![("Allow", ALLOW.to_owned())]));
         }
-        if message.from_tag().is_none() && method != Method::Options {
+        if message.tag_of_from().is_none() && method != Method::Options {
             return Some(("no-from-tag", 400, "From Tag Required", vec![]));
         }
         // §8.2.2.3. Nothing may be required of us: no extension is supported.

@@ -1,5 +1,5 @@
-//! One heap of deadlines for everything that waits. Entries are never removed from the middle: an entry that no longer
-//! matches its owner's next deadline is dropped when it comes up.
+//! One heap of deadlines for everything that waits. An entry that no longer matches its owner's next deadline is dropped
+//! when it comes up, or when such entries outnumber the others.
 
 use super::{Core, LegId};
 use crate::clock::UnixMillis;
@@ -8,6 +8,9 @@ use crate::sip::transaction::Timeout;
 use crate::sip::{Cause, SipEvent};
 use std::cmp::Ordering;
 use std::time::Instant;
+
+/// Entries that are not worth clearing up.
+const FEW_ENTRIES: usize = 1_024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
@@ -42,7 +45,23 @@ impl Core {
         if let Some(at) = at {
             let order = self.fresh_id();
             self.timers.push(Entry { at, order, due });
+            let owners = self.servers.len() + self.clients.len() + self.legs.len() + self.held.len();
+            if self.timers.len() > FEW_ENTRIES + 4 * owners {
+                let mut timers = std::mem::take(&mut self.timers);
+                timers.retain(|entry| self.is_live(entry));
+                self.timers = timers;
+            }
         }
+    }
+
+    fn is_live(&self, entry: &Entry) -> bool {
+        let due = match entry.due {
+            Due::Server(id) => self.servers.get(&id).and_then(|tx| tx.due()),
+            Due::Client(id) => self.clients.get(&id).and_then(|tx| tx.due()),
+            Due::Leg(id) => self.legs.get(&id).and_then(|leg| leg.deadline),
+            Due::Held(id) => self.held.contains_key(&id).then_some(entry.at),
+        };
+        due == Some(entry.at)
     }
 
     pub(super) fn arm_server(&mut self, id: u64) {
@@ -73,18 +92,19 @@ impl Core {
     pub(in crate::sip) fn handle_timeout(&mut self, now: Instant, wall: UnixMillis) {
         self.now = now;
         while self.timers.peek().is_some_and(|entry| entry.at <= now) {
-            let Some(Entry { at, due, .. }) = self.timers.pop() else { break };
-            match due {
-                Due::Server(id) if self.servers.get(&id).and_then(|tx| tx.due()) == Some(at) => self.server_timeout(id),
-                Due::Client(id) if self.clients.get(&id).and_then(|tx| tx.due()) == Some(at) => self.client_timeout(id),
-                Due::Leg(id) if self.legs.get(&id).and_then(|leg| leg.deadline) == Some(at) => self.leg_timeout(id),
+            let Some(entry) = self.timers.pop() else { break };
+            if !self.is_live(&entry) {
+                continue;
+            }
+            match entry.due {
+                Due::Server(id) => self.server_timeout(id),
+                Due::Client(id) => self.client_timeout(id),
+                Due::Leg(id) => self.leg_timeout(id),
                 Due::Held(id) => {
                     if let Some((flow, bytes)) = self.held.remove(&id) {
                         self.send(&flow, bytes);
                     }
                 }
-                // Moved or gone in the meantime.
-                Due::Server(_) | Due::Client(_) | Due::Leg(_) => {}
             }
         }
         if self.registrar.poll_timeout().is_some_and(|at| at <= now) {

@@ -5,6 +5,7 @@ use super::send::Answer;
 use super::{Core, MAX_TRUNKS, Trunk};
 use crate::clock::UnixMillis;
 use crate::sip::address::{NameAddr, UriParts, clean_uri};
+use crate::sip::dialog::State;
 use crate::sip::flow::Flow;
 use crate::sip::message::Message;
 use crate::sip::{Cause, LegId, SipEvent, TrunkId};
@@ -46,10 +47,15 @@ impl Core {
         legs.sort_unstable();
         for id in legs {
             let Some(leg) = self.drop_leg(id) else { continue };
+            match leg.state {
+                State::Calling { invite, .. } => drop(self.forget_client(invite)),
+                State::Ringing { invite } | State::Answered { invite, .. } => self.forget_server(invite),
+                State::Up => {}
+            }
             if leg.silent {
                 continue;
             }
-            let calling = matches!(leg.state, crate::sip::dialog::State::Calling { .. });
+            let calling = matches!(leg.state, State::Calling { .. });
             self.event(if calling {
                 SipEvent::Failed { leg: id, cause: cause.clone() }
             } else {

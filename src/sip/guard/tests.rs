@@ -17,7 +17,7 @@ fn takes_a_plain_request_and_finds_its_body() {
 
 #[test]
 fn a_datagram_without_content_length_keeps_its_body_and_drops_a_surplus() {
-    let text = GOOD.replace("Content-Length: 0\r\n\r\n", "\r\nabc").replace("OPTIONS\r\n\r\nabc", "OPTIONS\r\n\r\nabc");
+    let text = GOOD.replace("Content-Length: 0\r\n\r\n", "\r\nabc");
     let shape = check(text.as_bytes(), Framing::Datagram).expect("good");
     assert_eq!(&text[shape.body..shape.end], "abc");
     let text = GOOD.replace("Content-Length: 0\r\n\r\n", "Content-Length: 2\r\n\r\nabc");

@@ -25,7 +25,7 @@ fn reads_compact_folded_and_listed_headers() {
     let message = parse(&request("INVITE")).expect("message");
     assert_eq!(message.start, Start::Request { method: Method::Invite, uri: "sip:b%40c@h".into() });
     assert_eq!((message.call_id(), message.cseq(), message.cseq_method()), ("c1", 7, "INVITE"));
-    assert_eq!((message.from_tag(), message.to_tag()), (Some("f1"), None));
+    assert_eq!((message.tag_of_from(), message.tag_of_to()), (Some("f1"), None));
     assert_eq!(message.branch(), Some("z9hG4bKa"));
     assert_eq!(message.list("Route").collect::<Vec<_>>(), ["<sip:p;lr>", "<sip:q;lr>"]);
     assert_eq!(message.sdp(), Ok(Some(Bytes::from_static(b"v=0\n"))));
