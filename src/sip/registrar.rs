@@ -20,7 +20,7 @@ use account::{Change, Contacts};
 use address::{Address, SipUri, unescaped};
 pub(super) use exchange::{AuthRequest, Authenticated, Changed, Contact, RegisterOutcome, RegisterRequest, Reply};
 use request::{Ask, MIN_EXPIRES, Unasked};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,6 @@ struct Bound {
     /// Preference in thousandths.
     q: u16,
     flow: Flow,
-    user_agent: Option<String>,
     call_id: String,
     cseq: u32,
     refreshed: Instant,
@@ -59,7 +58,8 @@ pub(super) struct Registrar {
     /// Contacts by TCP connection.
     connections: BTreeSet<(u64, ContactId)>,
     waiting: BTreeMap<u64, (String, Instant)>,
-    effects: VecDeque<String>,
+    /// Accounts whose contacts changed by themselves.
+    effects: BTreeSet<String>,
     refused: BTreeMap<&'static str, u64>,
     next_contact: u64,
     next_bind: u64,
@@ -86,7 +86,7 @@ impl Registrar {
             ends: BTreeSet::new(),
             connections: BTreeSet::new(),
             waiting: BTreeMap::new(),
-            effects: VecDeque::new(),
+            effects: BTreeSet::new(),
             refused: BTreeMap::new(),
             next_contact: 1,
             next_bind: 1,
@@ -111,7 +111,6 @@ impl Registrar {
                 instance: contact.instance,
                 q: contact.q,
                 flow: Flow::Udp { local, remote },
-                user_agent: None,
                 call_id: String::new(),
                 cseq: 0,
                 refreshed: now,
@@ -119,7 +118,7 @@ impl Registrar {
             };
             self.apply(&account, vec![Change::Put(Box::new(bound))]);
         }
-        self.effects.push_back(account);
+        self.effects.insert(account);
     }
 
     /// Other accounts: contacts of those that went, or whose password changed, are dropped.
@@ -136,7 +135,7 @@ impl Registrar {
             let all = self.bound.get(&account).map(Contacts::ids).unwrap_or_default();
             self.apply(&account, all.into_iter().map(Change::Remove).collect());
             self.bound.remove(&account);
-            self.effects.push_back(account);
+            self.effects.insert(account);
         }
         self.wall.1 = self.wall_at(now);
         self.wall.0 = now;
@@ -215,7 +214,7 @@ impl Registrar {
             return Some(self.listing(&account, now));
         }
         self.count("register_not_kept");
-        self.effects.push_back(account);
+        self.effects.insert(account);
         Some(Reply::new(500, "Registration Not Kept"))
     }
 
@@ -257,12 +256,7 @@ impl Registrar {
     pub fn contact(&self, id: ContactId) -> Option<Contact> {
         let account = self.owners.get(&id)?;
         let bound = self.bound.get(account)?.get(id)?;
-        Some(Contact {
-            account: account.clone(),
-            uri: bound.uri.clone(),
-            flow: bound.flow,
-            user_agent: bound.user_agent.clone(),
-        })
+        Some(Contact { account: account.clone(), uri: bound.uri.clone(), flow: bound.flow })
     }
 
     /// A TCP connection is gone, and with it the way to the phones behind it: they register again on a new one.
@@ -302,13 +296,13 @@ impl Registrar {
                 contacts.settle(BindId(bind));
             }
             self.count("register_not_confirmed");
-            self.effects.push_back(account);
+            self.effects.insert(account);
         }
     }
 
     /// Drain to `None` after each call.
     pub fn poll_effect(&mut self) -> Option<Changed> {
-        let account = self.effects.pop_front()?;
+        let account = self.effects.pop_first()?;
         let empty = Contacts::default();
         let contacts = self.bound.get(&account).unwrap_or(&empty);
         let (ids, after) = (account::best_first(contacts.now()), contacts.projected());
@@ -323,9 +317,7 @@ impl Registrar {
         for id in ids {
             let Some(account) = self.owners.get(&id).cloned() else { continue };
             self.apply(&account, vec![Change::Remove(id)]);
-            if !self.effects.contains(&account) {
-                self.effects.push_back(account);
-            }
+            self.effects.insert(account);
         }
     }
 

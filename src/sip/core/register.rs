@@ -25,13 +25,11 @@ impl Core {
         let request = RegisterRequest {
             uri,
             to: message.get("To").unwrap_or_default(),
-            from: message.get("From").unwrap_or_default(),
             call_id: message.call_id(),
             cseq: message.cseq(),
             contacts: message.all("Contact").collect(),
             expires: message.get("Expires"),
             authorization: credentials(message),
-            user_agent: message.get("User-Agent"),
             flow,
         };
         match self.registrar.handle_register(&request, self.now, wall) {

@@ -141,7 +141,6 @@ fn bound(id: ContactId, one: Wanted, request: &RegisterRequest<'_>, now: Instant
         instance: one.instance,
         q: one.q,
         flow: request.flow,
-        user_agent: request.user_agent.map(|text| text.chars().take(64).collect()),
         call_id: request.call_id.to_owned(),
         cseq: request.cseq,
         refreshed: now,

@@ -30,7 +30,6 @@ impl Reply {
 pub(in crate::sip) struct RegisterRequest<'a> {
     pub uri: &'a str,
     pub to: &'a str,
-    pub from: &'a str,
     pub call_id: &'a str,
     pub cseq: u32,
     /// One per header line.
@@ -38,7 +37,6 @@ pub(in crate::sip) struct RegisterRequest<'a> {
     pub expires: Option<&'a str>,
     /// Authorization and Proxy-Authorization.
     pub authorization: Vec<&'a str>,
-    pub user_agent: Option<&'a str>,
     pub flow: Flow,
 }
 
@@ -92,5 +90,4 @@ pub(in crate::sip) struct Contact {
     pub uri: String,
     /// Where it registered from, and is reached.
     pub flow: Flow,
-    pub user_agent: Option<String>,
 }

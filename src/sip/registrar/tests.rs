@@ -75,13 +75,11 @@ impl Bench {
         let request = RegisterRequest {
             uri: TARGET,
             to: phone.to,
-            from: phone.to,
             call_id: phone.call_id,
             cseq,
             contacts: phone.contacts.clone(),
             expires: phone.expires,
             authorization,
-            user_agent: Some("test"),
             flow: phone.flow,
         };
         self.registrar.handle_register(&request, self.now, self.wall())
