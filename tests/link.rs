@@ -332,6 +332,75 @@ async fn a_silent_peer_is_noticed_in_time() {
 }
 
 #[tokio::test]
+async fn a_message_without_an_answer_finds_out_a_dead_peer() {
+    let quick =
+        || Config { answer: Duration::from_millis(400), grace: Duration::from_millis(600), ..Config::default() };
+    let (mut a, mut b) = (Node::start_with(quick(), TCP).await, Node::start_with(quick(), TCP).await);
+    let proxy = Proxy::start(&b.address).await;
+    a.call_at(&b, proxy.address.clone()).await;
+    let ((at_a, ..), _) = tokio::join!(a.up(), b.up());
+    proxy.set(Mode::Stall);
+    let since = Instant::now();
+    a.send(at_a, "anybody?").await.unwrap();
+    assert_eq!(a.down().await, "the connection was lost");
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_peer_that_only_reads_slowly_is_not_given_up() {
+    let quick = || Config { answer: Duration::from_millis(300), ..Config::default() };
+    let (mut a, mut b) = (Node::start_with(quick(), TCP).await, Node::start_with(quick(), TCP).await);
+    let (at_a, _) = bring_up(&mut a, &mut b).await;
+    b.swarm.with(|s| s.behaviour_mut().set_paused(true)).await;
+    for n in 0..100u32 {
+        a.send(at_a, n.to_string()).await.unwrap();
+    }
+    let quiet = tokio::time::timeout(Duration::from_secs(2), a.swarm.events.recv()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    b.swarm.with(|s| s.behaviour_mut().set_paused(false)).await;
+    for n in 0..100u32 {
+        assert_eq!(b.message().await, n.to_string());
+    }
+    assert!(a.swarm.events.try_recv().is_err() && b.swarm.events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn many_links_come_back_over_one_new_connection() {
+    const USERS: u8 = 60;
+    let mut b = Node::start().await;
+    let proxy = Proxy::start(&b.address).await;
+    let (secret, now) = (NodeSecret::generate(), UnixMillis::now());
+    let users: Vec<_> = (0..USERS).map(|_| user()).collect();
+    let served: Vec<_> = users.iter().map(|u| LocalUser { id: u.id, bundle: bundle(u, &secret, 1, now) }).collect();
+    let mut a = Node::start_as(secret, served[0].clone(), Config::default(), TCP).await;
+    let (node, remote, address) = (b.key, b.user, proxy.address.clone());
+    a.swarm
+        .with(move |s| {
+            for user in served {
+                let local = user.id;
+                s.behaviour_mut().serve_user(user);
+                s.behaviour_mut().connect(local, remote, node, vec![address.clone()], Duration::from_secs(8));
+            }
+        })
+        .await;
+    let mut links = Vec::new();
+    for _ in 0..USERS {
+        links.push(a.up().await.0);
+        b.up().await;
+    }
+    proxy.cut();
+    for link in &links {
+        a.send(*link, "back").await.unwrap();
+    }
+    for _ in 0..USERS {
+        assert_eq!(b.message().await, "back");
+    }
+    let carried = proxy.carried.load(Ordering::Relaxed);
+    assert!(carried <= 4, "{carried} connections for one peer");
+    assert!(a.swarm.events.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_restarted_peer_gets_a_new_link() {
     let (mut a, mut b) = (Node::start().await, Node::start().await);
     bring_up(&mut a, &mut b).await;

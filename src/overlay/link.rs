@@ -56,6 +56,8 @@ pub struct Config {
     /// Refused hellos and streams of one peer per minute until its connections are closed. Default 20: a person who
     /// dials wrong numbers stays below, a scanner does not.
     pub max_refusals_per_minute: u32,
+    /// Hellos of one peer per minute, valid or not. Default 240: all its links may move three times; some 0.1 s of CPU.
+    pub max_hellos_per_minute: u32,
     /// Messages of one link that wait to be acknowledged. Default 256: several forked calls with all their retransmits.
     pub max_queued_messages: usize,
     /// Bytes of one link that wait to be acknowledged. Default 1 MiB.
@@ -69,6 +71,9 @@ pub struct Config {
     pub hello_timeout: Duration,
     /// A heartbeat leaves after this much silence of ours. Default 10 s.
     pub heartbeat: Duration,
+    /// A message that is not acknowledged for this long casts doubt on its stream: another one is opened. Default 4 s: the
+    /// worst relayed path and the delay of acknowledgements, well before a caller gives up.
+    pub answer: Duration,
     /// A stream on which nothing came for this long is dead. Default 25 s: two heartbeats lost; with `grace` 30 s in all.
     pub silence: Duration,
     /// A link without a message for this long is closed, unless held ([`Behaviour::hold`]). Default 4 h: a link does
@@ -85,12 +90,14 @@ impl Default for Config {
             max_links_per_peer: 64,
             max_hellos: 256,
             max_refusals_per_minute: 20,
+            max_hellos_per_minute: 240,
             max_queued_messages: 256,
             max_queued_bytes: 1024 * 1024,
             max_pins: 16_384,
             grace: Duration::from_secs(5),
             hello_timeout: Duration::from_secs(5),
             heartbeat: Duration::from_secs(10),
+            answer: Duration::from_secs(4),
             silence: Duration::from_secs(25),
             idle: Duration::from_secs(4 * 3600),
             clock: UnixMillis::now,

@@ -45,8 +45,8 @@ pub struct Behaviour {
     pub(super) peers: HashMap<PeerId, Peer>,
     next_link: u64,
     next_stream: u64,
-    /// For the owner, with the stream to credit once it is taken.
-    outbox: VecDeque<(Event, Option<StreamRef>)>,
+    /// For the owner.
+    outbox: VecDeque<Event>,
     pub(super) actions: VecDeque<Action>,
     paused: bool,
     tick: Option<Interval>,
@@ -247,11 +247,7 @@ impl Behaviour {
     }
 
     pub(super) fn emit(&mut self, event: Event) {
-        self.outbox.push_back((event, None));
-    }
-
-    pub(super) fn emit_message(&mut self, link: LinkId, message: Bytes, stream: StreamRef) {
-        self.outbox.push_back((Event::LinkMessage { link, message }, Some(stream)));
+        self.outbox.push_back(event);
     }
 
     pub(super) fn connection(&self, stream: StreamRef) -> Option<&Connection> {
@@ -396,15 +392,10 @@ impl NetworkBehaviour for Behaviour {
             return Poll::Ready(action);
         }
         if !self.paused
-            && let Some((event, stream)) = self.outbox.pop_front()
+            && let Some(event) = self.outbox.pop_front()
         {
-            if let Some(stream) = stream {
-                self.tell(stream, Command::Credit(stream.number));
-            }
-            if let Event::LinkMessage { link, .. } = event
-                && let Some(link) = self.links.get_mut(link)
-            {
-                link.untaken = link.untaken.saturating_sub(1);
+            if let Event::LinkMessage { link, .. } = event {
+                self.handle_taken(link);
             }
             return Poll::Ready(ToSwarm::GenerateEvent(event));
         }

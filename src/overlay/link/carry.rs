@@ -5,7 +5,7 @@ use super::frame::{Body, CloseCode, Frame};
 use super::handler::Command;
 use super::pipe::{CREDITS, Ended};
 use super::table::{Phase, Purpose, StreamRef};
-use super::{Event, Refusal};
+use super::{Config, Event, Refusal};
 use crate::overlay::{LinkError, LinkId};
 use libp2p::swarm::{CloseConnection, ToSwarm};
 use std::time::{Duration, Instant};
@@ -27,8 +27,12 @@ impl Behaviour {
     fn handle_carried(&mut self, id: LinkId, stream: StreamRef, frame: Frame, now: Instant) {
         let Some(link) = self.links.get_mut(id) else { return };
         link.heard = now;
+        let before = link.session.acked();
         if link.session.handle_ack(frame.ack).is_err() {
             return self.handle_fault(stream, Refusal::Malformed, now);
+        }
+        if link.session.acked() > before {
+            link.waiting_since = now;
         }
         match frame.body {
             Body::Sip(message) => match link.session.handle_message(frame.seq) {
@@ -36,7 +40,7 @@ impl Behaviour {
                     link.last_message = now;
                     link.untaken += 1;
                     // The owner takes it, then the next is read.
-                    self.emit_message(id, message, stream);
+                    self.emit(Event::LinkMessage { link: id, message });
                     return self.pump(id, now);
                 }
                 Ok(false) => {}
@@ -55,14 +59,26 @@ impl Behaviour {
             }
             Body::Hello(_) => return self.handle_fault(stream, Refusal::Malformed, now),
         }
-        self.tell(stream, Command::Credit(stream.number));
+        self.tell(stream, Command::Credit(stream.number, 1));
         self.pump(id, now);
+    }
+
+    /// The owner took a message: another may be read, on whatever stream carries the link by now.
+    pub(super) fn handle_taken(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        link.untaken = link.untaken.saturating_sub(1);
+        if let Some(stream) = link.current {
+            self.tell(stream, Command::Credit(stream.number, 1));
+        }
     }
 
     /// Hands the stream what it may have, and acknowledges what should not wait.
     pub(super) fn pump(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(id) else { return };
         let Some(stream) = link.current.filter(|_| link.phase == Phase::Up) else { return };
+        if !link.session.awaits_ack() {
+            link.waiting_since = now;
+        }
         let mut frames = Vec::new();
         while let Some((seq, message)) = link.session.poll_send() {
             frames.push(Frame { seq, ack: link.session.ack(), body: Body::Sip(message) });
@@ -211,14 +227,21 @@ impl Behaviour {
     }
 
     fn check_up(&mut self, id: LinkId, now: Instant) {
-        let (heartbeat, silence, idle) = (self.config.heartbeat, self.config.silence, self.config.idle);
+        let Config { heartbeat, silence, idle, answer, .. } = self.config;
         let Some(link) = self.links.get_mut(id) else { return };
         let Some(stream) = link.current else { return };
         if link.untaken >= CREDITS {
             // We do not read, so silence says nothing about the far end.
             link.heard = now;
+            link.waiting_since = now;
         }
-        if now.duration_since(link.heard) >= silence {
+        if link.session.awaits_ack() && now.saturating_duration_since(link.waiting_since) >= answer {
+            // Perhaps only the stream hangs: another one shows whether the far end is there.
+            tracing::debug!(link = id.0, "a message is not acknowledged, stream given up");
+            self.tell(stream, Command::Reset(stream.number));
+            return self.handle_gone(stream, now);
+        }
+        if now.saturating_duration_since(link.heard) >= silence {
             // The connection is dead for everything else, too.
             tracing::debug!(link = id.0, "nothing heard, connection closed");
             let connection = CloseConnection::One(stream.connection);
@@ -227,10 +250,10 @@ impl Behaviour {
             self.tell(stream, Command::Reset(stream.number));
             return self.handle_gone(stream, now);
         }
-        if !link.held && now.duration_since(link.last_message) >= idle {
+        if !link.held && now.saturating_duration_since(link.last_message) >= idle {
             return self.say_goodbye(id, "idle");
         }
-        let frame = if now.duration_since(link.spoke) >= heartbeat {
+        let frame = if now.saturating_duration_since(link.spoke) >= heartbeat {
             Frame::ping(link.session.ack())
         } else if link.session.owes_ack() {
             Frame::ack(link.session.ack())

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Inbound streams of one connection that have not said hello. 4: one for each of a few users that call at once.
-const MAX_GREETING: usize = 4;
+/// Inbound streams of one connection that have not said hello. 16: twice what an end that keeps to `MAX_OPENING` opens.
+const MAX_GREETING: usize = 16;
 /// Streams of one connection. 80: the links of one peer (64 by default), and moves under way.
 const MAX_STREAMS: usize = 80;
 
@@ -26,8 +26,8 @@ pub enum Command {
     Open(StreamNumber),
     /// An encoded frame.
     Send(StreamNumber, Bytes),
-    /// A frame that came from this stream is dealt with; another may be read.
-    Credit(StreamNumber),
+    /// So many more frames may be read from it.
+    Credit(StreamNumber, u32),
     /// Write what waits, then end. No `Ended` follows.
     Finish(StreamNumber),
     /// End now. No `Ended` follows.
@@ -152,9 +152,9 @@ impl ConnectionHandler for Handler {
                     slot.pipe.send(frame);
                 }
             }
-            Command::Credit(number) => {
+            Command::Credit(number, frames) => {
                 if let Some(slot) = self.pipes.get_mut(&number) {
-                    slot.pipe.credit();
+                    slot.pipe.credit(frames);
                 }
             }
             Command::Finish(number) => {

@@ -4,17 +4,22 @@ use super::behaviour::Behaviour;
 use super::frame::{Body, Close, CloseCode, Frame};
 use super::handler::Command;
 use super::hello::{Hello, Refused};
+use super::pipe::CREDITS;
 use super::table::{Attempt, Link, Pair, Phase, Purpose, StreamRef};
 use super::{Event, Refusal};
 use crate::overlay::{LinkError, LinkId};
 use crate::record::VerifiedPeerUser;
 use bytes::Bytes;
-use libp2p::swarm::ToSwarm;
+use libp2p::PeerId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, ToSwarm};
 use std::time::{Duration, Instant};
 
 /// Addresses of a node that are kept for dialling. 16: two records of eight (FORMATS "What is stored").
 pub(super) const MAX_ADDRESSES: usize = 16;
+/// Streams being opened at once on a connection. 8: many links of two gateways come back within seconds, and none of
+/// their streams is taken for a flood.
+const MAX_OPENING: usize = 8;
 /// Between two attempts to find a lost peer again, and after a simultaneous open until we try ourselves.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -48,20 +53,25 @@ impl Behaviour {
     }
 
     fn dial(&mut self, id: LinkId, now: Instant) {
+        let under_way = self.links.dial_for(id);
         let Some(link) = self.links.get_mut(id) else { return };
+        link.dialled = true;
+        link.retry_at = matches!(link.phase, Phase::Lost { .. }).then_some(now + RETRY);
+        if under_way.is_some() {
+            link.dial = under_way;
+            return;
+        }
         let opts = DialOpts::peer_id(link.pair.peer)
             .condition(PeerCondition::Always)
             .addresses(link.addresses.clone())
             .extend_addresses_through_behaviour()
             .build();
         link.dial = Some(opts.connection_id());
-        link.dialled = true;
-        link.retry_at = matches!(link.phase, Phase::Lost { .. }).then_some(now + RETRY);
         self.actions.push_back(ToSwarm::Dial { opts });
     }
 
     /// The peer was there and went: who waits for it may dial again, in a moment and until the deadline.
-    pub(super) fn allow_another_dial(&mut self, peer: libp2p::PeerId, now: Instant) {
+    pub(super) fn allow_another_dial(&mut self, peer: PeerId, now: Instant) {
         for id in self.links.of_peer(peer) {
             if let Some(link) = self.links.get_mut(id).filter(|link| link.is_opening()) {
                 link.dialled = false;
@@ -70,10 +80,18 @@ impl Behaviour {
         }
     }
 
-    fn open_stream(&mut self, id: LinkId, connection: libp2p::swarm::ConnectionId, now: Instant) {
+    fn open_stream(&mut self, id: LinkId, connection: ConnectionId, now: Instant) {
         let number = self.new_stream_number();
-        let until = now + self.config.hello_timeout;
+        if self.links.opening_on(connection) >= MAX_OPENING {
+            // The next tick sees to it.
+            return;
+        }
         let Some(link) = self.links.get_mut(id) else { return };
+        // A lost link has time for a second way within its grace.
+        let lost = matches!(link.phase, Phase::Lost { .. });
+        let patience =
+            if lost { self.config.hello_timeout.min(self.config.grace / 2) } else { self.config.hello_timeout };
+        let until = now + patience;
         let stream = StreamRef { peer: link.pair.peer, connection, number };
         link.attempt = Some(Attempt { stream, until });
         link.retry_at = None;
@@ -135,13 +153,16 @@ impl Behaviour {
     /// The first frame of an inbound stream.
     pub(super) fn handle_greeting(&mut self, stream: StreamRef, frame: Frame, now: Instant) {
         self.streams.remove(&stream);
+        let hellos = self.peers.get_mut(&stream.peer).map_or(0, |peer| peer.greeted(now));
         let judged = match frame.body {
+            // Each costs us some signature checks, be it ever so valid.
+            Body::Hello(_) if hellos > self.config.max_hellos_per_minute => Err(Refused::new(Refusal::Flood)),
             Body::Hello(bytes) => self.judge_greeting(stream, bytes, now),
             Body::Close(_) => return self.tell(stream, Command::Reset(stream.number)),
             Body::Sip(_) | Body::Ice(_) | Body::Ping | Body::Ack => Err(Refused::new(Refusal::Malformed)),
         };
         match judged {
-            Ok(()) => self.tell(stream, Command::Credit(stream.number)),
+            Ok(()) => {}
             Err(refused) => {
                 tracing::debug!(peer = %stream.peer, reason = %refused.reason, "hello refused");
                 self.refuse(stream, refused.close);
@@ -290,7 +311,6 @@ impl Behaviour {
                     self.handle_fault(stream, Refusal::Malformed, now);
                     return self.fail(id, LinkError::Refused(Refusal::Malformed.to_string()));
                 }
-                self.tell(stream, Command::Credit(stream.number));
                 if first {
                     self.announce(id, true);
                 }
@@ -362,11 +382,18 @@ impl Behaviour {
         link.retry_at = None;
         link.heard = now;
         link.spoke = now;
+        link.waiting_since = now;
+        // What the owner has not taken yet counts against the new stream, too.
+        let credits = CREDITS.saturating_sub(link.untaken);
         if let Some(old) = old {
             self.reset(old);
         }
         self.streams.insert(stream, Purpose::Carrying(id));
+        self.tell(stream, Command::Credit(stream.number, credits));
         self.pump(id, now);
+        for waiting in self.links.matching(|link| link.pair.peer == stream.peer && link.is_waiting()) {
+            self.advance(waiting, now);
+        }
         Ok(())
     }
 

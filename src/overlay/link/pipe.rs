@@ -60,7 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
             reader: FrameReader::default(),
             waiting: VecDeque::new(),
             unflushed: false,
-            credits: CREDITS,
+            // The hello. The rest is granted when the stream is accepted.
+            credits: 1,
             deaf: false,
             hello: Some(Box::pin(tokio::time::sleep(hello_timeout))),
             closing: None,
@@ -80,9 +81,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
         }
     }
 
-    /// One frame has been consumed.
-    pub fn credit(&mut self) {
-        self.credits = (self.credits + 1).min(CREDITS);
+    /// So many more frames may be read.
+    pub fn credit(&mut self, frames: u32) {
+        self.credits = self.credits.saturating_add(frames).min(CREDITS);
     }
 
     /// Writes what waits, then ends. Nothing more is read.

@@ -148,6 +148,16 @@ impl Session {
         self.received
     }
 
+    /// Highest number that the far end acknowledged.
+    pub fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// Something was handed to the present stream that is not acknowledged.
+    pub fn awaits_ack(&self) -> bool {
+        self.handed > self.acked
+    }
+
     /// Highest number received in order.
     pub fn received(&self) -> u64 {
         self.received

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Window in which a peer's refusals are counted.
-const REFUSAL_WINDOW: Duration = Duration::from_secs(60);
+/// Window in which a peer's hellos and refusals are counted.
+const COUNTING_WINDOW: Duration = Duration::from_secs(60);
 
 /// A stream of a connection of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +89,8 @@ pub(super) struct Link {
     /// A session that the far end gave up for this one: its late hello must not replace it.
     pub abandoned: Option<SessionId>,
     pub heard: Instant,
+    /// Since when the far end owes us an acknowledgement, if it does.
+    pub waiting_since: Instant,
     pub spoke: Instant,
     pub last_message: Instant,
     pub held: bool,
@@ -118,6 +120,7 @@ impl Link {
             error: LinkError::Unreachable,
             abandoned: None,
             heard: now,
+            waiting_since: now,
             spoke: now,
             last_message: now,
             held: false,
@@ -127,6 +130,11 @@ impl Link {
 
     pub fn is_opening(&self) -> bool {
         matches!(self.phase, Phase::Opening { .. })
+    }
+
+    /// Wants a stream, and none is being opened.
+    pub fn is_waiting(&self) -> bool {
+        self.phase != Phase::Up && self.attempt.is_none()
     }
 }
 
@@ -155,6 +163,7 @@ pub(super) struct Peer {
     pub connections: Vec<Connection>,
     refusals: u32,
     counted_since: Option<Instant>,
+    hellos: u32,
 }
 
 impl Peer {
@@ -169,12 +178,24 @@ impl Peer {
 
     /// Counts `more` refusals; the number in the present minute.
     pub fn refused(&mut self, more: u32, now: Instant) -> u32 {
-        if self.counted_since.is_none_or(|since| now.duration_since(since) >= REFUSAL_WINDOW) {
-            self.counted_since = Some(now);
-            self.refusals = 0;
-        }
+        self.start_minute(now);
         self.refusals = self.refusals.saturating_add(more);
         self.refusals
+    }
+
+    /// Counts a hello; the number in the present minute.
+    pub fn greeted(&mut self, now: Instant) -> u32 {
+        self.start_minute(now);
+        self.hellos = self.hellos.saturating_add(1);
+        self.hellos
+    }
+
+    fn start_minute(&mut self, now: Instant) {
+        if self.counted_since.is_none_or(|since| now.saturating_duration_since(since) >= COUNTING_WINDOW) {
+            self.counted_since = Some(now);
+            self.refusals = 0;
+            self.hellos = 0;
+        }
     }
 }
 
@@ -207,6 +228,19 @@ impl Links {
 
     pub fn of_pair(&self, pair: &Pair) -> Option<LinkId> {
         self.by_pair.get(pair).copied()
+    }
+
+    /// A dial under way to the same peer that tries all addresses that this link knows.
+    pub fn dial_for(&self, id: LinkId) -> Option<ConnectionId> {
+        let link = self.get(id)?;
+        let same = |other: &&Link| other.pair.peer == link.pair.peer && other.dial.is_some();
+        let covers = |other: &&Link| link.addresses.iter().all(|address| other.addresses.contains(address));
+        self.by_id.values().filter(same).find(covers)?.dial
+    }
+
+    /// Streams that are being opened on a connection.
+    pub fn opening_on(&self, connection: ConnectionId) -> usize {
+        self.by_id.values().filter(|link| link.attempt.is_some_and(|a| a.stream.connection == connection)).count()
     }
 
     pub fn of_peer(&self, peer: PeerId) -> Vec<LinkId> {

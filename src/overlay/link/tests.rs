@@ -93,7 +93,8 @@ fn point(relayed: bool) -> ConnectedPoint {
 impl World {
     fn new() -> Self {
         let people = people();
-        let config = Config { grace: LONG, hello_timeout: LONG, silence: LONG, idle: LONG, ..Config::default() };
+        let config =
+            Config { grace: LONG, hello_timeout: LONG, silence: LONG, answer: LONG, idle: LONG, ..Config::default() };
         let ends = [0, 1].map(|n| {
             let mut links = Behaviour::new(OVERLAY, people[n].key, AddressScope::Any, config.clone());
             links.serve_user(people[n].user.clone());
@@ -230,7 +231,7 @@ impl World {
                     far.coming.push_back(Report::Ended(near.other.2, Ended::Closed));
                 }
             }
-            Command::Credit(_) => {}
+            Command::Credit(..) => {}
         }
     }
 
