@@ -10,13 +10,13 @@ mod raw;
 
 use bytes::Bytes;
 use futures::{AsyncReadExt, AsyncWriteExt};
-use node::{DEADLINE, Node, QUIC, TCP, bundle, user};
+use node::{DEADLINE, Node, OVERLAY, QUIC, TCP, bundle, entry, user};
 use peerline::clock::UnixMillis;
-use peerline::identity::NodeSecret;
+use peerline::identity::{Grant, NodeSecret, UserIdentity, rights};
 use peerline::overlay::link::{Config, Event, MAX_MESSAGE_BYTES, Refusal};
 use peerline::overlay::{LinkError, LocalUser};
-use peerline::record::{Pin, RejectReason};
-use peerline::wire::pb;
+use peerline::record::{Pin, RejectReason, sign_owner_statement};
+use peerline::wire::{OverlayId, pb};
 use prost::Message;
 use proxy::{Mode, Proxy};
 use std::sync::atomic::Ordering;
@@ -165,6 +165,41 @@ async fn refuses_an_expired_certificate() {
     let local = LocalUser { id: alice.id, bundle: bundle(&alice, &secret, 1, long_ago) };
     let reason = nobody_believes(Node::start_as(secret, local, Config::default(), TCP).await).await;
     assert!(matches!(reason, RejectReason::Expired | RejectReason::BadCertificate), "{reason}");
+}
+
+/// A node of `alice` that shows this bundle.
+async fn showing(secret: NodeSecret, alice: &UserIdentity, bundle: impl Into<Bytes>) -> Node {
+    let local = LocalUser { id: alice.id, bundle: bundle.into() };
+    Node::start_as(secret, local, Config::default(), TCP).await
+}
+
+#[tokio::test]
+async fn refuses_a_device_that_may_not_call() {
+    let (secret, alice) = (NodeSecret::generate(), user());
+    let grant = Grant { rights: rights::PUBLISH | rights::TOMBSTONE, ..Grant::device(1) };
+    let certificate = alice.certify_with(secret.public(), &OVERLAY, grant, UnixMillis::now());
+    let bytes = entry(&alice, &certificate, &secret, &OVERLAY, 1, UnixMillis::now());
+    let reason = nobody_believes(showing(secret, &alice, bytes).await).await;
+    assert_eq!(reason, RejectReason::NotCertified);
+}
+
+#[tokio::test]
+async fn refuses_the_certificate_of_another_overlay() {
+    let (secret, alice, other, now) = (NodeSecret::generate(), user(), OverlayId([8; 32]), UnixMillis::now());
+    let certificate = alice.certify(secret.public(), &other, 1, now);
+    let bytes = entry(&alice, &certificate, &secret, &other, 1, now);
+    nobody_believes(showing(secret, &alice, bytes).await).await;
+}
+
+#[tokio::test]
+async fn refuses_a_device_that_its_owner_revoked() {
+    let (secret, alice, now) = (NodeSecret::generate(), user(), UnixMillis::now());
+    let until = UnixMillis(now.0 + 100 * 24 * 3_600_000);
+    let statement = sign_owner_statement(&alice, &OVERLAY, 2, &[], now.0, until);
+    let owner = pb::Bundle::decode(statement.as_slice()).unwrap().owner;
+    let own = bundle(&alice, &secret, 1, now);
+    let both = pb::Bundle { owner, ..pb::Bundle::decode(own).unwrap() }.encode_to_vec();
+    nobody_believes(showing(secret, &alice, both).await).await;
 }
 
 #[tokio::test]

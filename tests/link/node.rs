@@ -6,7 +6,7 @@ use libp2p::identity::Keypair;
 use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, SwarmBuilder, noise, tcp, yamux};
 use peerline::clock::UnixMillis;
-use peerline::identity::{NodeKey, NodeSecret, Seed, UserIdentity};
+use peerline::identity::{CertificateBytes, NodeKey, NodeSecret, Seed, UserIdentity};
 use peerline::overlay::link::{Behaviour, Config, Event};
 use peerline::overlay::{LinkError, LinkId, LocalUser};
 use peerline::record::{EntryDraft, UserHeader, VerifiedPeerUser, sign_bundle};
@@ -90,7 +90,17 @@ pub fn user() -> UserIdentity {
 }
 
 pub fn bundle(user: &UserIdentity, device: &NodeSecret, epoch: u32, at: UnixMillis) -> Bytes {
-    let certificate = user.certify(device.public(), &OVERLAY, epoch, at);
+    entry(user, &user.certify(device.public(), &OVERLAY, epoch, at), device, &OVERLAY, epoch, at)
+}
+
+pub fn entry(
+    user: &UserIdentity,
+    certificate: &CertificateBytes,
+    device: &NodeSecret,
+    overlay: &OverlayId,
+    epoch: u32,
+    at: UnixMillis,
+) -> Bytes {
     let draft = EntryDraft {
         epoch,
         sequence: at.0,
@@ -100,7 +110,7 @@ pub fn bundle(user: &UserIdentity, device: &NodeSecret, epoch: u32, at: UnixMill
         priority: 500,
         addresses: vec![],
     };
-    sign_bundle(&UserHeader::from(user), &certificate, device, &OVERLAY, &draft).into()
+    sign_bundle(&UserHeader::from(user), certificate, device, overlay, &draft).into()
 }
 
 /// A node with one user.
