@@ -140,8 +140,7 @@ impl Seed {
     }
 
     fn commitment(&self, n: u32) -> [u8; 32] {
-        let key = self.recovery_key(n).verifying_key();
-        Sha256::new().chain_update(b"peerline-recovery-pk-1").chain_update(key.as_bytes()).finalize().into()
+        recovery_commitment(self.recovery_key(n).verifying_key().as_bytes())
     }
 
     /// The identity at rotation 0: what `id import` brings back on an empty machine.
@@ -176,6 +175,11 @@ impl Seed {
         next.root = self.root_key(n).to_bytes();
         next
     }
+}
+
+/// What a statement commits to before the key is needed: `H("peerline-recovery-pk-1" || recovery.pk)`.
+pub(crate) fn recovery_commitment(key: &[u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update(b"peerline-recovery-pk-1").chain_update(key).finalize().into()
 }
 
 fn signed(payload: Vec<u8>, signature: [u8; 64]) -> Vec<u8> {

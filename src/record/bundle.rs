@@ -28,9 +28,12 @@ pub enum State {
 pub(super) struct Entry {
     /// `SignedEntry` as it travels.
     pub bytes: Bytes,
+    /// `Signed(DeviceCertificate)` in it, verified.
+    pub certificate: Bytes,
     pub device: NodeKey,
     pub epoch: u32,
     pub serial: u64,
+    pub rights: u32,
     pub sequence: u64,
     /// Unix seconds.
     pub expires_at: u64,
@@ -42,10 +45,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Which of two entries of one slot stands: the higher sequence, then the smaller envelope hash (equivocation),
+    fn is_live(&self, seconds: u64) -> bool {
+        self.expires_at > seconds && self.certified_until > seconds
+    }
+
+    /// Which of two entries of one slot and epoch stands: the higher sequence, then the smaller envelope hash (equivocation),
     /// then the smaller bytes (same envelope, other certificate or signature).
-    fn rank(&self) -> (u64, Reverse<[u8; 32]>, Reverse<&[u8]>) {
-        (self.sequence, Reverse(self.envelope_hash), Reverse(&self.bytes))
+    fn rank(&self) -> (u32, u64, Reverse<[u8; 32]>, Reverse<&[u8]>) {
+        (self.epoch, self.sequence, Reverse(self.envelope_hash), Reverse(&self.bytes))
     }
 }
 
@@ -76,6 +83,16 @@ pub(super) struct Revoked {
     pub issued_at: u64,
 }
 
+impl Revoked {
+    /// Unix seconds.
+    pub fn ends(&self) -> u64 {
+        self.issued_at.saturating_add(REVOCATION_LIFE)
+    }
+}
+
+/// A revocation is kept for a year, seconds.
+const REVOCATION_LIFE: u64 = 365 * 86_400;
+
 /// Inception and rotations, verified up to `root`.
 #[derive(Clone, Debug)]
 pub(super) struct Chain {
@@ -88,7 +105,7 @@ pub(super) struct Chain {
 
 impl Chain {
     pub fn rotation(&self) -> u32 {
-        self.rotations.len() as u32
+        u32::try_from(self.rotations.len()).unwrap_or(u32::MAX)
     }
 
     pub fn same(&self, other: &Chain) -> bool {
@@ -141,25 +158,24 @@ impl ValidBundle {
         .encode_to_vec()
     }
 
-    /// Joins two bundles of one user: longest rotation chain; within it revocation, highest owner statement, best entry
-    /// of each slot. Commutative and idempotent; associative as long as the owner's statements only grow. A bundle of
-    /// somebody else changes nothing.
+    /// Joins two bundles of one user: a revocation beats everything; else the longest rotation chain takes all; within
+    /// one chain the highest owner statement and the best entry of each slot, less what owner and epochs rule out.
+    /// Commutative, associative and idempotent as long as the owner certified at most 8 devices at a time and each of
+    /// their statements says at least what the one before it said. A bundle of somebody else changes nothing.
     pub fn merge(&self, other: &ValidBundle) -> ValidBundle {
         if self.id != other.id {
             return self.clone();
+        }
+        if self.revocation.is_some() || other.revocation.is_some() {
+            return if self.revoked_rank() >= other.revoked_rank() { self.clone() } else { other.clone() };
         }
         if !self.chain.same(&other.chain) {
             let ours = self.chain.rank() >= other.chain.rank();
             return if ours { self.clone() } else { other.clone() };
         }
-        let revocation = [&self.revocation, &other.revocation]
-            .into_iter()
-            .flatten()
-            .min_by(|a, b| (a.issued_at, &a.bytes).cmp(&(b.issued_at, &b.bytes)))
-            .cloned();
         let owner = [&self.owner, &other.owner].into_iter().flatten().max_by(|a, b| a.rank().cmp(&b.rank())).cloned();
         let mut joined =
-            ValidBundle { id: self.id, chain: self.chain.clone(), owner, revocation, entries: BTreeMap::new() };
+            ValidBundle { id: self.id, chain: self.chain.clone(), owner, revocation: None, entries: BTreeMap::new() };
         for entry in self.entries.values().chain(other.entries.values()) {
             match joined.entries.get(&entry.device) {
                 Some(held) if held.rank() >= entry.rank() => {}
@@ -172,18 +188,62 @@ impl ValidBundle {
         joined
     }
 
-    /// Drops what the revocation, the owner statement and the number of slots leave no room for.
+    /// Which of two bundles stands when one of them is revoked: the revoked one; of two the one with the better chain,
+    /// then the earlier revocation. A longer chain does not bring a revoked user back: who could steal a recovery key
+    /// could make one.
+    #[allow(clippy::type_complexity)]
+    fn revoked_rank(&self) -> Option<((usize, Reverse<[u8; 32]>), Reverse<(u64, &[u8])>)> {
+        self.revocation.as_ref().map(|r| (self.chain.rank(), Reverse((r.issued_at, &r.bytes[..]))))
+    }
+
+    /// Drops what the revocation, the owner statement, a higher epoch and the number of slots leave no room for.
     pub(super) fn settle(&mut self) {
         if self.revocation.is_some() {
             self.entries.clear();
             self.owner = None;
         }
-        if let Some(owner) = &self.owner {
-            self.entries.retain(|_, entry| !owner.forbids(entry));
-        }
+        let epoch = self.pin().epoch;
+        let owner = &self.owner;
+        self.entries.retain(|_, entry| entry.epoch >= epoch && !owner.as_ref().is_some_and(|o| o.forbids(entry)));
         while self.entries.len() > MAX_SLOTS {
             self.entries.pop_last();
         }
+    }
+
+    /// Nothing in it but the header.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.owner.is_none() && self.revocation.is_none()
+    }
+
+    /// Without what is over at `now`: that takes no slot. Not to be published when [`is_empty`](Self::is_empty).
+    pub(super) fn live(&self, now: UnixMillis) -> ValidBundle {
+        let seconds = now.seconds();
+        let mut live = self.clone();
+        live.entries.retain(|_, e| e.is_live(seconds));
+        live.owner = live.owner.filter(|o| o.valid_until > seconds);
+        live.revocation = live.revocation.filter(|r| r.ends() > seconds);
+        live
+    }
+
+    /// How many slots the two take together, before any is cut.
+    pub(super) fn slots_with(&self, other: &ValidBundle) -> usize {
+        let mut all = self.clone();
+        let owner = [&self.owner, &other.owner].into_iter().flatten().max_by(|a, b| a.rank().cmp(&b.rank()));
+        all.entries.extend(other.entries.iter().map(|(device, entry)| (*device, entry.clone())));
+        let epoch = self.pin().epoch.max(other.pin().epoch);
+        all.entries.values().filter(|e| e.epoch >= epoch && owner.is_none_or(|o| !o.forbids(e))).count()
+    }
+
+    /// Devices of which the two hold different entries with one sequence number: their owner, or who has their key,
+    /// said two things at once. For the log and the ledger; a merge settles it.
+    pub fn equivocations(&self, other: &ValidBundle) -> Vec<NodeKey> {
+        let differs = |e: &&Entry| {
+            other
+                .entries
+                .get(&e.device)
+                .is_some_and(|o| (o.epoch, o.sequence) == (e.epoch, e.sequence) && o.envelope_hash != e.envelope_hash)
+        };
+        self.entries.values().filter(differs).map(|e| e.device).collect()
     }
 
     /// What a caller may dial at `now`: unexpired, certified, not tombstoned entries, best priority first.
@@ -192,14 +252,14 @@ impl ValidBundle {
         let mut devices: Vec<VerifiedDevice> = self
             .entries
             .values()
-            .filter(|e| e.expires_at > seconds && e.certified_until > seconds)
+            .filter(|e| e.is_live(seconds))
             .filter(|e| matches!(e.state, State::Reachable | State::Dnd))
             .map(|e| VerifiedDevice {
                 node: e.device,
                 sequence: e.sequence,
                 priority: e.priority,
                 addresses: e.addresses.clone(),
-                expires_at: UnixMillis::from_seconds(e.expires_at),
+                expires_at: UnixMillis::from_seconds(e.expires_at.min(e.certified_until)),
                 dnd: e.state == State::Dnd,
             })
             .collect();
@@ -228,16 +288,15 @@ impl ValidBundle {
         self.entries.values().any(|e| e.state == State::Opaque)
     }
 
-    /// When the last thing in it expires: entries by themselves, owner statements by their date, revocations after a
-    /// year.
+    /// When the last thing in it expires: entries by themselves or with their certificate, owner statements by their
+    /// date, revocations a year after they were issued.
     pub fn expires_at(&self) -> UnixMillis {
-        const YEAR: u64 = 365 * 86_400;
         let ends = self
             .entries
             .values()
-            .map(|e| e.expires_at)
+            .map(|e| e.expires_at.min(e.certified_until))
             .chain(self.owner.iter().map(|o| o.valid_until))
-            .chain(self.revocation.iter().map(|r| r.issued_at.saturating_add(YEAR)));
+            .chain(self.revocation.iter().map(|r| r.ends()));
         UnixMillis::from_seconds(ends.max().unwrap_or(0))
     }
 }

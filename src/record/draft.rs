@@ -77,6 +77,7 @@ pub fn sign_bundle(
         expires_at: draft.expires_at.seconds(),
         state: if draft.tombstone { 4 } else { 1 },
         body: body.encode_to_vec().into(),
+        ver: 0,
     };
     let envelope = envelope.encode_to_vec();
     let signature = sign(&device.signing_key(), Domain::Location, Some(overlay), &door_key(overlay, &id), &envelope);

@@ -1,6 +1,6 @@
 //! The user part of a `sip/1` hello: binds a user to the peer id that the channel authenticated.
 
-use super::validator::{RIGHT_CALL, inception_of, judge_bundle, read};
+use super::validator::{RIGHT_CALL, certificate_of, inception_of, judge_bundle, read};
 use super::{Judge, MAX_BUNDLE_BYTES, Pin, RejectReason, shapes};
 use crate::identity::NodeKey;
 use crate::uri::IdHash;
@@ -31,17 +31,22 @@ pub fn verify_hello_user(
     if bundle.len() > MAX_BUNDLE_BYTES {
         return Err(RejectReason::TooLarge);
     }
-    let message: pb::Bundle = read(&Bytes::copy_from_slice(bundle), &shapes::BUNDLE)?;
-    let inception = inception_of(&message)?;
+    let mut message: pb::Bundle = read(&Bytes::copy_from_slice(bundle), &shapes::BUNDLE)?;
+    let inception = inception_of(&message.inception)?;
     if IdHash::of_inception(&inception) != *from {
         return Err(RejectReason::WrongKey);
+    }
+    // Only the sender's own entry counts: others cost signatures and prove nothing here.
+    message.entries.retain(|entry| names(entry, channel_key));
+    if message.entries.is_empty() && message.revocation.is_empty() {
+        return Err(RejectReason::NotCertified);
     }
     let valid = judge_bundle(message, inception, judge, None)?;
     if valid.is_revoked() {
         return Err(RejectReason::Revoked);
     }
     let entry = valid.entries.get(channel_key).ok_or(RejectReason::NotCertified)?;
-    if rights_of(&entry.bytes)? & RIGHT_CALL == 0 {
+    if entry.rights & RIGHT_CALL == 0 {
         return Err(RejectReason::NotCertified);
     }
     let shown = Pin { rotation: valid.pin().rotation, epoch: entry.epoch };
@@ -51,9 +56,7 @@ pub fn verify_hello_user(
     Ok(VerifiedPeerUser { id: *from, node: *channel_key, pin: shown })
 }
 
-fn rights_of(entry: &Bytes) -> Result<u32, RejectReason> {
-    let signed: pb::SignedEntry = read(entry, &shapes::SIGNED_ENTRY)?;
-    let certificate: pb::Signed = read(&signed.certificate, &shapes::SIGNED)?;
-    let certified: pb::DeviceCertificate = read(&certificate.payload, &shapes::CERTIFICATE)?;
-    Ok(certified.rights)
+fn names(entry: &Bytes, device: &NodeKey) -> bool {
+    let certificate = read(entry, &shapes::SIGNED_ENTRY).and_then(|e: pb::SignedEntry| certificate_of(&e.certificate));
+    certificate.is_ok_and(|(_, _, key)| key == *device)
 }

@@ -25,7 +25,8 @@ pub const MAX_BODY_BYTES: usize = 640;
 
 pub static BUNDLE: Shape = Shape {
     fields: &[
-        one(1, exactly(65)),
+        // 65 for the one algorithm of today; a newer one is told apart before its length matters.
+        one(1, Kind::Bytes { min: 1, max: 2_048 }),
         many(2, Kind::Bytes { min: 1, max: 320 }, MAX_SLOTS),
         one(3, Kind::Bytes { min: 1, max: 400 }),
         one(4, Kind::Bytes { min: 1, max: 200 }),
@@ -66,8 +67,9 @@ pub static OWNER: Shape = Shape {
 pub static REVOCATION: Shape =
     Shape { fields: &[one(1, exactly(22)), one(2, Kind::U64), one(3, exactly(32))], unknown_allowed: true };
 
+/// Unlike other payloads: a caveat that is not understood must not be ignored.
 static CAVEATS: Shape =
-    Shape { fields: &[one(1, Kind::U32), one(2, Kind::U32), one(3, Kind::Bool)], unknown_allowed: true };
+    Shape { fields: &[one(1, Kind::U32), one(2, Kind::U32), one(3, Kind::Bool)], unknown_allowed: false };
 
 pub static CERTIFICATE: Shape = Shape {
     fields: &[
@@ -94,6 +96,7 @@ pub static ENVELOPE: Shape = Shape {
         one(6, Kind::U64),
         one(7, Kind::U32),
         one(8, Kind::Bytes { min: 0, max: MAX_BODY_BYTES }),
+        one(9, Kind::U32),
     ],
     unknown_allowed: true,
 };

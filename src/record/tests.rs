@@ -126,3 +126,44 @@ fn a_hello_needs_the_certified_device() {
     let pinned = verify_hello_user(&alice.id, &bytes, &node.public(), Some(Pin { rotation: 0, epoch: 2 }), &judge());
     assert_eq!(pinned, Err(RejectReason::Revoked));
 }
+
+#[test]
+fn a_longer_chain_does_not_bring_a_revoked_user_back() {
+    let (seed, node) = (Seed::from_bytes([1; 32]), device(9));
+    let alice = seed.identity();
+    let gone = sign_revocation(&(&alice).into(), &seed.recovery_key(0), NOW);
+    let dead = validate(&gone, &key(&alice), &judge(), None).unwrap();
+    let rotated = bundle(&seed.rotate(&alice), &node, &draft(NOW.0));
+    let back = validate(&rotated, &key(&alice), &judge(), None).unwrap();
+    assert_eq!(validate(&rotated, &key(&alice), &judge(), Some(&dead)), Err(RejectReason::Revoked));
+    assert!(validate(&gone, &key(&alice), &judge(), Some(&back)).unwrap().is_revoked());
+    assert!(dead.merge(&back).is_revoked() && back.merge(&dead).is_revoked());
+}
+
+#[test]
+fn a_lower_epoch_is_refused_also_when_what_set_the_pin_is_over() {
+    let (alice, node) = (user(1), device(9));
+    let high = EntryDraft { epoch: 2, ..draft(NOW.0) };
+    let held = validate(&bundle(&alice, &node, &high), &key(&alice), &judge(), None).unwrap();
+    let thief = bundle(&alice, &device(7), &draft(NOW.0 + 5));
+    assert_eq!(validate(&thief, &key(&alice), &judge(), Some(&held)), Err(RejectReason::Stale));
+    let later = Judge { now: UnixMillis(NOW.0 + 3_600_000), ..judge() };
+    let late = EntryDraft { issued_at: later.now, expires_at: UnixMillis(later.now.0 + 60_000), ..draft(later.now.0) };
+    let thief = bundle(&alice, &device(7), &late);
+    assert_eq!(validate(&thief, &key(&alice), &later, Some(&held)), Err(RejectReason::Stale));
+}
+
+#[test]
+fn what_is_over_takes_no_slot() {
+    let alice = user(1);
+    let mut held: Option<ValidBundle> = None;
+    for n in 10..18 {
+        let short = EntryDraft { expires_at: UnixMillis(NOW.0 + 60_000), ..draft(NOW.0) };
+        let d = if n == 10 { short } else { draft(NOW.0) };
+        held = Some(validate(&bundle(&alice, &device(n), &d), &key(&alice), &judge(), held.as_ref()).unwrap());
+    }
+    let ninth = bundle(&alice, &device(30), &draft(NOW.0));
+    assert_eq!(validate(&ninth, &key(&alice), &judge(), held.as_ref()), Err(RejectReason::SlotsFull));
+    let later = Judge { now: UnixMillis(NOW.0 + 60_000), ..judge() };
+    assert!(validate(&ninth, &key(&alice), &later, held.as_ref()).is_ok());
+}

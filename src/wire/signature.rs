@@ -91,11 +91,19 @@ pub fn verify(
     key.verify_strict(&message, &signature).map_err(|_| SignatureError::Bad)
 }
 
-/// A public key that may verify anything: on the curve and not of small order.
+/// A public key that may verify anything: the canonical encoding of a curve point that is not of small order.
 ///
 /// # Errors
 /// `WeakKey`.
 pub fn usable(key: &[u8; 32]) -> Result<VerifyingKey, SignatureError> {
+    if !is_canonical(key) {
+        return Err(SignatureError::WeakKey);
+    }
     let key = VerifyingKey::from_bytes(key).map_err(|_| SignatureError::WeakKey)?;
     if key.is_weak() { Err(SignatureError::WeakKey) } else { Ok(key) }
+}
+
+/// Whether `y < 2^255 - 19` (RFC 8032 §5.1.3 step 1; the library lets larger ones pass).
+fn is_canonical(key: &[u8; 32]) -> bool {
+    key[31] & 0x7f != 0x7f || key[1..31].iter().any(|b| *b != 0xff) || key[0] < 0xed
 }
