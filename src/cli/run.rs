@@ -47,8 +47,8 @@ pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<O
 /// Shows joining, then waits for ever.
 async fn stay(node: &Node, quiet: bool) {
     let overlay = &node.info().overlay;
-    let mut progress = Progress::start(&format!("joining {overlay}"), quiet);
-    node.joined(1, |status| progress.update(&format!("joining {overlay}: {} nodes connected", status.peers))).await;
+    let progress = Progress::start(&format!("joining {overlay}"), quiet);
+    node.joined(1, |_| {}).await;
     progress.end(&format!("joined {overlay}"));
     std::future::pending::<()>().await;
 }

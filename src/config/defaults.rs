@@ -66,6 +66,7 @@ pub(super) fn of_role(role: Role) -> Settings {
         // FORMATS, "What is stored": an hour to live, refreshed every 1,200 ± 300 s, so two refreshes may fail.
         binding: BindingSettings { ttl: Duration::from_secs(3_600), refresh: Duration::from_secs(1_200) },
         api: ApiSettings { listen: loopback(0) },
-        log: LogSettings { filter: "warn,peerline=info".to_owned() },
+        // Libraries warn of what is ordinary on an overlay (peers that vanish): errors of theirs only.
+        log: LogSettings { filter: "error,peerline=info".to_owned() },
     }
 }

@@ -129,8 +129,11 @@ async fn listen_on_all(
 ) -> Result<HashSet<Multiaddr>, StartError> {
     let refused = |address: &Multiaddr, why: String| StartError::Listen { address: address.to_string(), why };
     let mut open: Vec<(ListenerId, Multiaddr)> = Vec::new();
+    // All before the first is opened: a plain socket on `::` would meet our own on `0.0.0.0`.
+    for address in &addresses {
+        probe(address).map_err(|why| refused(address, why))?;
+    }
     for address in addresses {
-        probe(&address).map_err(|why| refused(&address, why))?;
         match swarm.listen_on(address.clone()) {
             Ok(id) => open.push((id, address)),
             Err(libp2p::TransportError::MultiaddrNotSupported(_)) => {
