@@ -18,6 +18,7 @@ use clap::Args;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 const NODES: usize = 10;
@@ -147,13 +148,18 @@ impl Demo {
         let dialled = format!("sip:{}@{}", self.bob.user, alice_node.info().overlay);
         let talk = Audio { source: Source::Tone(self.alice.hertz), record: None, duration: Some(TALK) };
         let listen = Audio { source: Source::Tone(self.bob.hertz), record: None, duration: None };
-        let both = async {
-            tokio::join!(
-                alice.call(&dialled, &talk, std::future::pending()),
-                bob.answer(&listen, Duration::ZERO, std::future::pending())
-            )
+        // A call that fails must not leave bob waiting for it.
+        let (in_vain, given_up) = oneshot::channel::<()>();
+        let calling = async {
+            let called = alice.call(&dialled, &talk, std::future::pending()).await;
+            let keep = called.as_ref().is_ok_and(|report| report.answered).then_some(in_vain);
+            (called, keep)
         };
-        let (called, answered) = timed(both).await?;
+        let given_up = async {
+            let _ = given_up.await;
+        };
+        let both = async { tokio::join!(calling, bob.answer(&listen, Duration::ZERO, given_up)) };
+        let ((called, _keep), answered) = timed(both).await?;
         tokio::join!(alice.close(), bob.close());
         let at_alice = called?;
         anyhow::ensure!(at_alice.answered, "the test call failed: {} {}", at_alice.status, at_alice.words);
