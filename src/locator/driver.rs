@@ -5,7 +5,7 @@ use super::announce::{self, Signed};
 use super::machine::{Announcement, Effect, Publisher, Shown, Told};
 use super::pins::Pins;
 use super::search::Search;
-use super::{BindError, Command, HostedUser, LocatorConfig, Network, PublishedStatus, PublishedUser};
+use super::{BindError, Command, HostedUser, LocateError, LocatorConfig, Network, PublishedStatus, PublishedUser};
 use crate::clock::UnixMillis;
 use crate::overlay::{LocalUser, LookupEvent, LookupReport, PublishError, PublishReport};
 use crate::record::ValidBundle;
@@ -52,7 +52,7 @@ pub(super) enum Report {
     },
     Looked {
         who: IdHash,
-        report: Option<LookupReport>,
+        report: Result<LookupReport, LocateError>,
     },
 }
 

@@ -146,14 +146,14 @@ impl<O: Network> Search<O> {
         }
     }
 
-    /// The end of a lookup: `None` when the overlay gave none in time.
-    pub(super) fn looked(&mut self, who: IdHash, report: Option<LookupReport>, now: Instant) {
+    /// The end of a lookup.
+    pub(super) fn looked(&mut self, who: IdHash, report: Result<LookupReport, LocateError>, now: Instant) {
         let Some(running) = self.running.remove(&who) else { return };
         let result = match report {
-            Some(report) if running.told => Ok(report),
-            Some(report) => Err(self.why_not(&report)),
-            None if running.told => Ok(LookupReport::default()),
-            None => Err(LocateError::Timeout),
+            Ok(report) if running.told => Ok(report),
+            Ok(report) => Err(self.why_not(&report)),
+            Err(_) if running.told => Ok(LookupReport::default()),
+            Err(error) => Err(error),
         };
         if matches!(result, Err(LocateError::NotFound)) {
             self.not_found.inc();
@@ -186,11 +186,12 @@ async fn look_up<O: Network>(overlay: O, who: IdHash, reports: mpsc::Sender<Repo
         while let Some(event) = events.recv().await {
             match event {
                 LookupEvent::Found(bundle) => drop(reports.send(Report::Found { bundle }).await),
-                LookupEvent::Done(report) => return Some(report),
+                LookupEvent::Done(report) => return Ok(report),
             }
         }
-        None
+        // The overlay stops, or has too much to do.
+        Err(LocateError::NoOverlay)
     };
-    let report = tokio::time::timeout(LOOKUP_DEADLINE, all).await.unwrap_or(None);
+    let report = tokio::time::timeout(LOOKUP_DEADLINE, all).await.unwrap_or(Err(LocateError::Timeout));
     let _ = reports.send(Report::Looked { who, report }).await;
 }

@@ -1,0 +1,177 @@
+//! Links to other nodes as trunks of `sip`, one to one, and who uses them. The task waits for `sip`, so a slow `sip`
+//! holds the overlay back rather than filling memory.
+
+use crate::locator::Locator;
+use crate::overlay::{LinkId, Overlay, OverlayEvent};
+use crate::record::VerifiedPeerUser;
+use crate::sip::{Sip, TrunkId};
+use crate::uri::{IdHash, UserUri};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+
+/// How long a link without a call stays open: the next call to the same person rings at once.
+const IDLE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LinkInfo {
+    pub local: IdHash,
+    pub remote: IdHash,
+    pub local_ip: IpAddr,
+}
+
+struct Open {
+    info: LinkInfo,
+    uses: usize,
+    idle_since: Instant,
+}
+
+/// The open links; a link is here once its trunk is up. Bounded by the overlay's own limit.
+#[derive(Default)]
+pub(super) struct Links {
+    open: Mutex<HashMap<LinkId, Open>>,
+    changed: Notify,
+}
+
+/// A call uses the link: it stays open.
+pub(super) struct LinkUse {
+    links: Arc<Links>,
+    link: LinkId,
+}
+
+impl Links {
+    pub(super) fn hold(self: &Arc<Self>, link: LinkId) -> Option<(LinkInfo, LinkUse)> {
+        let mut open = self.lock();
+        let entry = open.get_mut(&link)?;
+        entry.uses += 1;
+        Some((entry.info, LinkUse { links: self.clone(), link }))
+    }
+
+    /// Waits for the trunk of a link that the overlay has just opened; forever if it never comes.
+    /// Cancel safe.
+    pub(super) async fn wait(self: &Arc<Self>, link: LinkId) -> (LinkInfo, LinkUse) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if let Some(held) = self.hold(link) {
+                return held;
+            }
+            changed.await;
+        }
+    }
+
+    /// Turns overlay events into trunks until the overlay stops.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        mut events: mpsc::Receiver<OverlayEvent>,
+        (sip, overlay, locator): (Sip, Overlay, Locator),
+        overlay_name: impl Fn() -> String + Send,
+    ) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                _ = look.tick() => {
+                    self.idle(Instant::now()).into_iter().for_each(|link| overlay.close(link));
+                    continue;
+                }
+            };
+            match event {
+                Some(OverlayEvent::LinkUp { link, local, remote, local_ip, .. }) => {
+                    if !admitted(&locator, &remote) {
+                        overlay.close(link);
+                        continue;
+                    }
+                    let uri = |id| UserUri { id, overlay: overlay_name() }.to_string();
+                    sip.trunk_up(TrunkId(link.0), uri(local), uri(remote.id)).await;
+                    self.up(link, LinkInfo { local, remote: remote.id, local_ip });
+                }
+                Some(OverlayEvent::LinkMessage { link, message }) => {
+                    sip.trunk_receive(TrunkId(link.0), message).await;
+                }
+                Some(OverlayEvent::LinkDown { link, reason }) => {
+                    tracing::debug!(link = link.0, %reason, "link down");
+                    self.lock().remove(&link);
+                    sip.trunk_down(TrunkId(link.0)).await;
+                }
+                Some(OverlayEvent::AddressesChanged(_)) => locator.addresses_changed(),
+                None => return,
+            }
+        }
+    }
+
+    fn up(&self, link: LinkId, info: LinkInfo) {
+        self.lock().insert(link, Open { info, uses: 0, idle_since: Instant::now() });
+        self.changed.notify_waiters();
+    }
+
+    /// Links that nobody used for a while.
+    fn idle(&self, now: Instant) -> Vec<LinkId> {
+        let open = self.lock();
+        let unused = |entry: &Open| entry.uses == 0 && now.saturating_duration_since(entry.idle_since) >= IDLE;
+        open.iter().filter(|(_, entry)| unused(entry)).map(|(link, _)| *link).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LinkId, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for LinkUse {
+    fn drop(&mut self) {
+        if let Some(entry) = self.links.lock().get_mut(&self.link) {
+            entry.uses = entry.uses.saturating_sub(1);
+            entry.idle_since = Instant::now();
+        }
+    }
+}
+
+fn admitted(locator: &Locator, remote: &VerifiedPeerUser) -> bool {
+    let admitted = locator.admits(remote);
+    if !admitted {
+        tracing::info!("a link was refused: its user's keys were replaced since");
+    }
+    admitted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn info() -> LinkInfo {
+        let local_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        LinkInfo { local: IdHash([1; 22]), remote: IdHash([2; 22]), local_ip }
+    }
+
+    #[tokio::test]
+    async fn a_waiting_call_has_the_link_once_its_trunk_is_up() {
+        let links = Arc::new(Links::default());
+        let waiting = tokio::spawn({
+            let links = links.clone();
+            async move { links.wait(LinkId(3)).await.0.remote }
+        });
+        tokio::task::yield_now().await;
+        links.up(LinkId(2), info());
+        links.up(LinkId(3), info());
+        assert_eq!(waiting.await.unwrap(), IdHash([2; 22]));
+    }
+
+    #[test]
+    fn only_unused_links_are_idle() {
+        let links = Arc::new(Links::default());
+        links.up(LinkId(1), info());
+        let (_, held) = links.hold(LinkId(1)).unwrap();
+        let later = Instant::now() + IDLE * 2;
+        assert_eq!(links.idle(later), []);
+        drop(held);
+        assert_eq!(links.idle(later), [LinkId(1)]);
+        assert_eq!(links.idle(Instant::now()), []);
+    }
+}
