@@ -27,8 +27,9 @@ const PAUSE_LINKS_AT: usize = 256;
 const FAREWELL: Duration = Duration::from_millis(500);
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// While operations run, time passes in these steps; else in steps of a second.
+/// While operations run, time passes in the first steps; while the status is behind, in the second.
 const BUSY_TICK: Duration = Duration::from_millis(20);
+const SHOW_TICK: Duration = Duration::from_millis(100);
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
 /// What comes down through the handle.
@@ -100,7 +101,11 @@ impl Actor {
     /// Runs until told to stop or until the last handle is gone.
     pub(super) async fn run(mut self) {
         let done = loop {
-            let tick = if self.running.is_empty() { IDLE_TICK } else { BUSY_TICK };
+            let tick = match (self.running.is_empty(), self.upkeep.is_due()) {
+                (false, _) => BUSY_TICK,
+                (true, true) => SHOW_TICK,
+                (true, false) => IDLE_TICK,
+            };
             tokio::select! {
                 // A flood from the network must not starve the handle.
                 biased;

@@ -37,6 +37,7 @@ impl Actor {
     /// A peer wants a record kept. The acknowledgement has left already (K3), which is why publishers read back.
     pub(super) fn offered(&mut self, source: PeerId, record: &kad::Record) {
         let now = Instant::now();
+        self.upkeep.changed = true;
         if self.ledger.shuns(&source, now) {
             self.meter.refuse("put: peer is shunned".into());
             return;

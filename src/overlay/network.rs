@@ -11,7 +11,7 @@ use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionError, ConnectionId, DialError, ListenError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, identify, kad, mdns};
+use libp2p::{Multiaddr, PeerId, identify, kad, mdns, ping};
 use libp2p_connection_limits::Exceeded;
 use std::time::Instant;
 
@@ -31,10 +31,10 @@ impl Actor {
             })) => {
                 self.identified(peer_id, connection_id, info, now);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) => {
-                if ping.result.is_err() {
-                    // Dead, or not one of ours: ping alone would leave it open.
-                    self.swarm.close_connection(ping.connection);
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(pinged)) => {
+                // Who does not speak ping may still be alive; who does and is silent is dead, and ping would leave it open.
+                if matches!(pinged.result, Err(ping::Failure::Timeout | ping::Failure::Other { .. })) {
+                    self.swarm.close_connection(pinged.connection);
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {

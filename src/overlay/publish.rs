@@ -13,8 +13,11 @@ use tokio::sync::oneshot;
 /// Copies that make a publication good, if there are as many other nodes (FORMATS "Decisions for the first day").
 pub(super) const WANTED: usize = 3;
 
-/// Without an acknowledged put, the first reading begins after this time.
-const FIRST_READ: Duration = Duration::from_millis(100);
+/// A reading begins when a put ended, or after this time: one dead peer makes a put last for seconds.
+const FIRST_READ: Duration = Duration::from_millis(300);
+
+/// One reading at a time is enough while they are fast; behind one that is slower than this another begins.
+const SLOW_READ: Duration = Duration::from_millis(300);
 
 /// Pause before reading again, doubled each time.
 const READ_AGAIN: Duration = Duration::from_millis(150);
@@ -35,7 +38,7 @@ struct Replica {
     /// Queries of each kind that run.
     puts: usize,
     searching: bool,
-    reading: bool,
+    reading: Option<Instant>,
     reads: u8,
     read_at: Option<Instant>,
 }
@@ -154,7 +157,7 @@ impl Publication {
     /// A reading ended. `without` are peers that answered that they have nothing.
     pub(super) fn read_ended(&mut self, index: usize, without: Vec<PeerId>, now: Instant) -> Vec<Ask> {
         let replica = &mut self.replicas[index];
-        replica.reading = false;
+        replica.reading = None;
         if self.reply.is_none() || replica.reads >= MAX_READS {
             return Vec::new();
         }
@@ -175,16 +178,20 @@ impl Publication {
             return Vec::new();
         }
         let mut asks = Vec::new();
-        for (index, replica) in self.replicas.iter_mut().enumerate() {
-            if replica.read_at.is_some_and(|at| at <= now) && !replica.reading && replica.reads < MAX_READS {
-                replica.read_at = None;
-                replica.reading = true;
+        let fast = |r: &Replica| r.reading.is_some_and(|since| now < since + SLOW_READ);
+        if !self.replicas.iter().any(fast) {
+            let due = |r: &Replica| r.read_at.is_some_and(|at| at <= now) && r.reading.is_none() && r.reads < MAX_READS;
+            let next = (0..self.replicas.len()).filter(|index| due(&self.replicas[*index]));
+            if let Some(index) = next.min_by_key(|index| self.replicas[*index].reads) {
+                let replica = &mut self.replicas[index];
+                (replica.read_at, replica.reading) = (None, Some(now));
                 replica.reads += 1;
                 asks.push(Ask::Get(index));
             }
         }
-        let idle =
-            |r: &Replica| !r.reading && !r.searching && r.puts == 0 && (r.reads >= MAX_READS || r.read_at.is_none());
+        let idle = |r: &Replica| {
+            r.reading.is_none() && !r.searching && r.puts == 0 && (r.reads >= MAX_READS || r.read_at.is_none())
+        };
         if now >= self.started + DEADLINE || self.replicas.iter().all(idle) {
             let (copies, wanted) = (self.holders.len(), self.wanted(around));
             let result = if copies >= wanted { Ok(()) } else { Err(PublishError::TooFew { copies, wanted }) };
@@ -218,6 +225,6 @@ impl Publication {
 
     /// Nothing runs for it any more and the answer is given.
     pub(super) fn is_over(&self) -> bool {
-        self.reply.is_none() && self.replicas.iter().all(|r| !r.reading && !r.searching && r.puts == 0)
+        self.reply.is_none() && self.replicas.iter().all(|r| r.reading.is_none() && !r.searching && r.puts == 0)
     }
 }

@@ -89,6 +89,11 @@ impl Upkeep {
         self.changed = true;
     }
 
+    /// Something waits to be shown.
+    pub(super) fn is_due(&self) -> bool {
+        self.changed || self.addresses_changed
+    }
+
     pub(super) fn is_small(&self) -> bool {
         self.estimate < SMALL
     }
@@ -97,7 +102,7 @@ impl Upkeep {
 impl Actor {
     /// Does what is due at `now`.
     pub(super) fn upkeep(&mut self, now: Instant) {
-        let changed = self.upkeep.changed || self.upkeep.addresses_changed;
+        let changed = self.upkeep.is_due();
         if now >= self.upkeep.round_at {
             self.upkeep.round_at = now + ROUND;
             self.round(now);
