@@ -62,10 +62,9 @@ fn introduce(node: &Node, role: Role) -> anyhow::Result<()> {
         print(&format!("address   {}", user.uri));
         for account in user.accounts.iter().filter_map(|a| phones.get(&a.name)) {
             let server = info.sip_udp.or(info.sip_tcp).map_or_else(|| "off".to_owned(), |s| s.to_string());
-            print(&format!(
-                "phone     server {server} (UDP or TCP)  user {}  password {}",
-                account.name, account.password
-            ));
+            // A gateway's output ends up in a system log: its passwords do not.
+            let password = if role == Role::Desktop { &account.password } else { "(see `peerline phone list`)" };
+            print(&format!("phone     server {server} (UDP or TCP)  user {}  password {password}", account.name));
         }
     }
     match role {
@@ -79,7 +78,10 @@ fn introduce(node: &Node, role: Role) -> anyhow::Result<()> {
         }
         Role::Gateway => {}
         Role::Relay => {
-            for address in &info.listen {
+            let elsewhere = |a: &&String| !a.contains("/127.0.0.1/") && !a.contains("/::1/") && !a.contains("/fe80::");
+            let reachable: Vec<&String> = info.listen.iter().filter(elsewhere).collect();
+            let shown = if reachable.is_empty() { info.listen.iter().collect() } else { reachable };
+            for address in shown {
                 print(&format!("bootstrap {address}"));
             }
         }
