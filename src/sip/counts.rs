@@ -60,6 +60,7 @@ impl Counts {
 
     /// `reason` is one of a fixed set of words, never text of the peer.
     pub(super) fn refuse(&mut self, reason: &'static str) {
+        tracing::debug!(reason, "SIP message refused");
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
         *self.refused_by_reason.entry(reason).or_default() += 1;
     }

@@ -77,6 +77,7 @@ impl Core {
             self.merging.insert(key, tx);
         }
         self.respond(tx, &Answer::new(100, "Trying"));
+        tracing::debug!(leg = leg_id.0, "call from a phone or trunk");
         let display =
             message.get("From").and_then(NameAddr::parse).and_then(|from| clean_display(from.display.as_deref()?));
         self.event(SipEvent::Invited { leg: leg_id, caller, dialled, display, offer });

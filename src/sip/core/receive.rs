@@ -1,6 +1,6 @@
 //! Bytes from a peer: the checks in order of cost, then to the transaction or dialog that they belong to.
 
-use super::send::Answer;
+use super::send::{Answer, trace_line};
 use super::{Core, DialogKey, Effect, ServerKey};
 use crate::clock::UnixMillis;
 use crate::sip::counts::method_label;
@@ -26,6 +26,7 @@ impl Core {
         if raw.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
             return;
         }
+        trace_line("received", &flow, raw);
         let framing = if matches!(flow, Flow::Udp { .. }) { Framing::Datagram } else { Framing::Stream };
         let shape = match guard::check(raw, framing) {
             Ok(shape) => shape,

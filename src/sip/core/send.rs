@@ -28,9 +28,19 @@ impl<'a> Answer<'a> {
     }
 }
 
+/// The start line, for who debugs a call: numbers are in it, so TRACE only. Bodies are never logged (keys, addresses).
+pub(super) fn trace_line(what: &'static str, flow: &Flow, bytes: &[u8]) {
+    if tracing::enabled!(tracing::Level::TRACE) {
+        let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(&line[..line.len().min(200)]);
+        tracing::trace!(?flow, line = %line.escape_debug(), what);
+    }
+}
+
 impl Core {
     /// Sends bytes; `false` when the connection or trunk is gone.
     pub(super) fn send(&mut self, flow: &Flow, bytes: Bytes) -> bool {
+        trace_line("sent", flow, &bytes);
         match *flow {
             Flow::Udp { .. } => self.effects.push_back(Effect::Send { flow: *flow, bytes }),
             Flow::Tcp { connection, .. } => {
