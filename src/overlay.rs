@@ -112,6 +112,7 @@ pub enum OverlayEvent {
 
 /// Progress of a lookup. Ends with `Done`.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "sent once or twice in a lookup, and always taken apart at once")]
 pub enum LookupEvent {
     /// A valid bundle, merged with all seen so far; sent again whenever it got fresher.
     Found(ValidBundle),
@@ -210,6 +211,7 @@ impl Overlay {
     /// [`PublishError::Alone`] when nobody came within 3 s; [`PublishError::TooFew`] when it could not be read back.
     pub async fn publish(&self, bundle: ValidBundle) -> Result<PublishReport, PublishError> {
         let (reply, answer) = oneshot::channel();
+        let bundle = Box::new(bundle);
         self.commands.send(Command::Publish { bundle, reply }).await.map_err(|_| PublishError::Stopped)?;
         answer.await.map_err(|_| PublishError::Stopped)?
     }

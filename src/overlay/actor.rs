@@ -34,7 +34,7 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 
 /// What comes down through the handle.
 pub(super) enum Command {
-    Publish { bundle: ValidBundle, reply: oneshot::Sender<Result<PublishReport, PublishError>> },
+    Publish { bundle: Box<ValidBundle>, reply: oneshot::Sender<Result<PublishReport, PublishError>> },
     Lookup { who: IdHash, events: mpsc::Sender<LookupEvent> },
     Serve(LocalUser),
     Unserve(IdHash),
@@ -140,7 +140,7 @@ impl Actor {
     fn command(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Publish { bundle, reply } => self.publish(bundle, reply, now),
+            Command::Publish { bundle, reply } => self.publish(*bundle, reply, now),
             Command::Lookup { who, events } => self.lookup(who, events, now),
             Command::Serve(user) => {
                 self.served.insert(user.id);
@@ -207,7 +207,7 @@ impl Actor {
     pub(super) fn tell(&mut self, event: OverlayEvent) {
         if self.unread.is_empty() {
             match self.events.try_send(event) {
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
                 Err(mpsc::error::TrySendError::Full(event)) => self.unread.push_back(event),
             }
         } else {

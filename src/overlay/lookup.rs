@@ -121,9 +121,9 @@ impl Lookup {
         }
         self.first_valid.get_or_insert(now);
         self.merged = Some(merged.clone());
-        match self.events.try_send(LookupEvent::Found(merged)) {
-            Err(mpsc::error::TrySendError::Full(LookupEvent::Found(merged))) => self.untold = Some(merged),
-            Ok(()) | Err(_) => {}
+        let told = self.events.try_send(LookupEvent::Found(merged));
+        if let Err(mpsc::error::TrySendError::Full(LookupEvent::Found(merged))) = told {
+            self.untold = Some(merged);
         }
     }
 
@@ -193,11 +193,8 @@ impl Lookup {
 fn tell(events: mpsc::Sender<LookupEvent>, untold: Option<ValidBundle>, report: LookupReport) {
     let last = LookupEvent::Done(report);
     if untold.is_none() {
-        match events.try_send(last) {
-            Err(mpsc::error::TrySendError::Full(last)) => {
-                tokio::spawn(async move { events.send(last).await });
-            }
-            Ok(()) | Err(_) => {}
+        if let Err(mpsc::error::TrySendError::Full(last)) = events.try_send(last) {
+            tokio::spawn(async move { events.send(last).await });
         }
         return;
     }

@@ -59,10 +59,10 @@ impl Actor {
                 self.feelers.remove(&connection_id);
                 self.dial_failed(peer_id, &error);
             }
-            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. } => {
-                if cause.downcast::<Exceeded>().is_ok() {
-                    self.meter.refuse("connection: no room".into());
-                }
+            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. }
+                if cause.downcast_ref::<Exceeded>().is_some() =>
+            {
+                self.meter.refuse("connection: no room".into());
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 self.listen.insert(address);

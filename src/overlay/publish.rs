@@ -3,6 +3,7 @@
 //! [`Ask`]s go out.
 
 use super::ask::Ask;
+use super::behaviour::REPLICATION;
 use super::{PublishError, PublishReport};
 use crate::record::{RecordKey, ValidBundle};
 use libp2p::PeerId;
@@ -108,11 +109,19 @@ impl Publication {
         for index in 0..self.keys.len() {
             let peers = nearest(&self.keys[index]);
             asks.extend(self.send(index, peers));
-            self.replicas[index].searching = true;
-            asks.push(Ask::Closest(index));
             self.replicas[index].read_at = Some(now + FIRST_READ);
         }
+        // A table with room left knows everybody who would be found.
+        if around.servers >= REPLICATION {
+            asks.push(self.search(0));
+        }
         asks
+    }
+
+    /// Searches run one after the other: they only improve on what was sent already.
+    fn search(&mut self, index: usize) -> Ask {
+        self.replicas[index].searching = true;
+        Ask::Closest(index)
     }
 
     fn send(&mut self, index: usize, peers: Vec<PeerId>) -> Option<Ask> {
@@ -128,7 +137,8 @@ impl Publication {
     /// The search for the nearest servers of a key ended.
     pub(super) fn searched(&mut self, index: usize, peers: Vec<PeerId>) -> Vec<Ask> {
         self.replicas[index].searching = false;
-        self.send(index, peers).into_iter().collect()
+        let next = (index + 1 < self.replicas.len()).then(|| self.search(index + 1));
+        self.send(index, peers).into_iter().chain(next).collect()
     }
 
     /// A put came to its end; how is not believed.
