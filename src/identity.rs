@@ -265,6 +265,13 @@ impl UserIdentity {
         SigningKey::from_bytes(&self.root)
     }
 
+    /// The root public key that the header says is current.
+    fn current_root(&self) -> Option<[u8; 32]> {
+        let Some(last) = self.rotations.last() else { return self.inception[1..33].try_into().ok() };
+        let signed = pb::Signed::decode(&last[..]).ok()?;
+        pb::Rotation::decode(signed.payload).ok()?.new_root_key[..].try_into().ok()
+    }
+
     pub(crate) fn root_bytes(&self) -> &[u8; 32] {
         &self.root
     }

@@ -74,7 +74,8 @@ const NODE_MAGIC: &[u8] = b"peerline-node-1\n";
 
 pub(super) fn node_key(dir: &Path) -> Result<NodeSecret, KeyFileError> {
     let path = dir.join("node.key");
-    if !path.exists() {
+    // Only a file that is certainly not there is made: a key is never replaced.
+    if !path.try_exists().map_err(io_error(&path))? {
         let secret = NodeSecret::generate();
         let content = Zeroizing::new([NODE_MAGIC, &secret.to_bytes()].concat());
         write_secret(&path, &content).map_err(io_error(&path))?;
@@ -178,10 +179,8 @@ pub(super) fn load_identity(path: &Path, passphrase: Option<&str>) -> Result<Use
     };
     let root: [u8; 32] = root[..].try_into().map_err(|_| damaged(path, "the root key is not 32 bytes"))?;
     let user = UserIdentity::from_parts(inception, rotations, root);
-    let fits = match user.rotations.is_empty() {
-        true => user.root_key().verifying_key().as_bytes()[..] == inception[1..33],
-        false => true,
-    };
+    let current = user.current_root();
+    let fits = current.is_some_and(|key| key == user.root_key().verifying_key().to_bytes());
     if fits { Ok(user) } else { Err(damaged(path, "the root key does not belong to the inception")) }
 }
 

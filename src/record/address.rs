@@ -21,14 +21,30 @@ const WSS: u64 = 478;
 /// True when `address` is well formed, of a kind that can be dialled, and within `scope`.
 pub fn acceptable(address: &[u8], scope: AddressScope) -> bool {
     parse(address).is_some_and(|host| match (scope, host) {
-        (AddressScope::Any, _) | (AddressScope::Global, Host::Name) => true,
+        (AddressScope::Any, _) | (AddressScope::Global, Host::GlobalName) => true,
+        (AddressScope::Global, Host::LocalName) => false,
         (AddressScope::Global, Host::Ip(ip)) => is_global(ip),
     })
 }
 
 enum Host {
     Ip(IpAddr),
-    Name,
+    GlobalName,
+    /// Without a dot, or in a domain that means something else on every network.
+    LocalName,
+}
+
+impl Host {
+    fn named(name: &[u8]) -> Option<Host> {
+        let fit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        if name.is_empty() || !name.iter().all(fit) {
+            return None;
+        }
+        let name = name.to_ascii_lowercase();
+        let local = [&b".local"[..], b".localhost", b".internal", b".home.arpa"];
+        let is_local = !name.contains(&b'.') || local.iter().any(|domain| name.ends_with(domain));
+        Some(if is_local { Host::LocalName } else { Host::GlobalName })
+    }
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
@@ -64,12 +80,7 @@ fn parse(mut bytes: &[u8]) -> Option<Host> {
     let host = match varint(rest)? {
         IP4 => Host::Ip(Ipv4Addr::from(<[u8; 4]>::try_from(take(rest, 4)?).ok()?).into()),
         IP6 => Host::Ip(Ipv6Addr::from(<[u8; 16]>::try_from(take(rest, 16)?).ok()?).into()),
-        DNS | DNS4 | DNS6 => {
-            let name = sized(rest, 100)?;
-            let fit =
-                !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-            fit.then_some(Host::Name)?
-        }
+        DNS | DNS4 | DNS6 => Host::named(sized(rest, 100)?)?,
         _ => return None,
     };
     match varint(rest)? {
@@ -116,7 +127,13 @@ pub fn is_global(ip: IpAddr) -> bool {
         }
         IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
             Some(v4) => is_global(v4.into()),
-            None => ip.segments()[0] & 0xe000 == 0x2000 && !(ip.segments()[0] == 0x2001 && ip.segments()[1] == 0xdb8),
+            None => {
+                let [a, b, ..] = ip.segments();
+                // 2001::/23 protocol assignments (Teredo, ORCHID), 2001:db8::/32 and 3fff::/20 documentation,
+                // 2002::/16 6to4, which hides an IPv4 address of any kind.
+                let special = (a == 0x2001 && (b < 0x200 || b == 0xdb8)) || a == 0x2002 || (a == 0x3fff && b < 0x1000);
+                a & 0xe000 == 0x2000 && !special
+            }
         },
     }
 }
@@ -140,6 +157,33 @@ mod tests {
         {
             assert_eq!(acceptable(&tcp4(ip, 4001), AddressScope::Global), global, "{ip:?}");
             assert!(acceptable(&tcp4(ip, 4001), AddressScope::Any));
+        }
+    }
+
+    #[test]
+    fn judges_ipv6_and_names_by_scope() {
+        for (ip, global) in [
+            ("2a00:1450::1", true),
+            ("::ffff:8.8.8.8", true),
+            ("::ffff:10.0.0.1", false),
+            ("::1", false),
+            ("fe80::1", false),
+            ("fd00::1", false),
+            ("ff02::1", false),
+            ("2001:db8::1", false),
+            ("2001::1", false),
+            ("2002:a00:1::1", false),
+            ("3fff::1", false),
+            ("64:ff9b::a00:1", false),
+        ] {
+            assert_eq!(is_global(ip.parse().unwrap()), global, "{ip}");
+        }
+        for (name, global) in [("relay.example.org", true), ("localhost", false), ("nas.local", false)] {
+            let mut address = vec![53, name.len() as u8];
+            address.extend(name.bytes());
+            address.extend([6, 0x0f, 0xa1]);
+            assert_eq!(acceptable(&address, AddressScope::Global), global, "{name}");
+            assert!(acceptable(&address, AddressScope::Any));
         }
     }
 
