@@ -5,6 +5,8 @@
 
 mod address;
 mod bundle;
+mod card;
+mod charter;
 mod draft;
 mod hello;
 mod keys;
@@ -14,6 +16,8 @@ mod validator;
 
 pub use address::is_global;
 pub use bundle::{State, ValidBundle};
+pub use card::{CARD_PREFIX, CardDraft, MAX_CARD_BYTES, VerifiedCard, parse_card, sign_card, verify_card};
+pub use charter::{BootstrapNode, Charter, MAX_CHARTER_BYTES, sign_charter, verify_charter};
 pub use draft::{EntryDraft, UserHeader, sign_bundle, sign_owner_statement, sign_revocation};
 pub use hello::{VerifiedPeerUser, verify_hello_user};
 pub use keys::{RecordKey, door_key, replica_keys};

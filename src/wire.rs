@@ -1,9 +1,11 @@
 //! Bytes on the wire: generated protobuf types, the strict scanner that runs before them, and signatures with domain,
 //! overlay and scope. Nothing here judges what the bytes mean; `record` does.
 
+mod genesis;
 pub mod scanner;
 pub mod signature;
 
+pub use genesis::{BUILT_IN_NAME, Genesis, GenesisError, Mode, is_overlay_name};
 pub use scanner::{ScanError, scan};
 pub use signature::{Domain, SignatureError, sign, verify};
 

@@ -1,20 +1,8 @@
 //! Which overlay: the built-in one, one from a file, or a private one made of a word (tests, demo).
 
 use super::OverlaySettings;
-use crate::wire::{AddressScope, OverlayId, pb};
-use prost::Message;
-use sha2::{Digest, Sha256};
+use crate::wire::{AddressScope, BUILT_IN_NAME, Genesis, OverlayId, is_overlay_name};
 use std::path::PathBuf;
-
-/// The overlay that the program ships with. `.alt` is reserved for names outside DNS (RFC 9476).
-const BUILT_IN: &str = "peerline.alt";
-/// Makes this overlay's id differ from any other of the same name.
-const BUILT_IN_NONCE: [u8; 16] = *b"peerline.alt/001";
-
-/// `Genesis.mode` and `Genesis.address_scope` (docs/protocol.md, "Overlay").
-const OPEN: u32 = 1;
-const SCOPE_GLOBAL: u32 = 1;
-const SCOPE_ANY: u32 = 2;
 
 /// An overlay's identity, worked out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +41,8 @@ impl ChosenOverlay {
         if let Some(seed) = &settings.test_seed {
             return Ok(Self::private(seed));
         }
-        if settings.join == BUILT_IN {
-            return Ok(Self::found(BUILT_IN, AddressScope::Global, BUILT_IN_NONCE));
+        if settings.join == BUILT_IN_NAME {
+            return Ok(Self::found(Genesis::built_in()));
         }
         let path = PathBuf::from(&settings.join);
         if !settings.join.contains(['/', '.']) || (!path.exists() && settings.join.ends_with(".alt")) {
@@ -67,18 +55,12 @@ impl ChosenOverlay {
 
     /// `test.alt`, with an id made of `seed` and addresses of any kind allowed: never reaches the real overlay.
     pub fn private(seed: &str) -> Self {
-        let digest = Sha256::digest(seed.as_bytes());
-        let mut nonce = [0; 16];
-        nonce.copy_from_slice(&digest[..16]);
-        Self::found("test.alt", AddressScope::Any, nonce)
+        Self::found(Genesis::private(seed.as_bytes()))
     }
 
     fn from_file(text: &str) -> Result<Self, String> {
         let file: OverlayFile = toml::from_str(text).map_err(|e| e.message().to_owned())?;
-        let name_ok = !file.name.is_empty()
-            && file.name.len() <= 64
-            && file.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
-        if !name_ok {
+        if !is_overlay_name(&file.name) {
             return Err("`name`: lower-case letters, digits, dots and hyphens, at most 64".to_owned());
         }
         let scope = match file.address_scope.as_str() {
@@ -91,19 +73,10 @@ impl ChosenOverlay {
             .ok()
             .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
             .ok_or("`nonce`: 32 hex digits")?;
-        Ok(Self::found(&file.name, scope, nonce))
+        Ok(Self::found(Genesis::open(&file.name, scope, nonce)))
     }
 
-    fn found(name: &str, scope: AddressScope, nonce: [u8; 16]) -> Self {
-        let genesis = pb::Genesis {
-            name: name.to_owned(),
-            mode: OPEN,
-            authority_keys: Vec::new(),
-            threshold: 0,
-            address_scope: if scope == AddressScope::Any { SCOPE_ANY } else { SCOPE_GLOBAL },
-            nonce: nonce.to_vec().into(),
-        };
-        let id = OverlayId::of_genesis(&genesis.encode_to_vec());
-        Self { id, name: name.to_owned(), scope }
+    fn found(genesis: Genesis) -> Self {
+        Self { id: genesis.id(), scope: genesis.scope, name: genesis.name }
     }
 }

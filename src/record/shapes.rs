@@ -113,3 +113,58 @@ pub static BODY: Shape = Shape {
     ],
     unknown_allowed: true,
 };
+
+/// Of a nickname in a card, bytes.
+pub const MAX_NICKNAME_BYTES: usize = 48;
+/// Nodes that a card may name.
+pub const MAX_HINTS: usize = 2;
+
+pub static SIGNED_CARD: Shape = Shape {
+    fields: &[
+        one(1, Kind::Bytes { min: 1, max: 600 }),
+        one(2, Kind::Bytes { min: 1, max: MAX_CERTIFICATE_BYTES }),
+        one(3, exactly(64)),
+    ],
+    unknown_allowed: false,
+};
+
+pub static CARD: Shape = Shape {
+    fields: &[
+        one(1, Kind::Bytes { min: 1, max: 600 }),
+        many(2, Kind::Bytes { min: 1, max: 320 }, MAX_SLOTS),
+        one(3, exactly(32)),
+        one(4, Kind::Text { max: 64 }),
+        one(5, Kind::Text { max: MAX_NICKNAME_BYTES }),
+        many(6, exactly(32), MAX_HINTS),
+        one(7, Kind::Bytes { min: 0, max: 64 }),
+        one(8, Kind::Bytes { min: 0, max: 64 }),
+    ],
+    unknown_allowed: true,
+};
+
+static CHARTER_SIGNATURE: Shape = Shape { fields: &[one(1, Kind::U32), one(2, exactly(64))], unknown_allowed: false };
+
+pub static SIGNED_CHARTER: Shape = Shape {
+    fields: &[
+        one(1, Kind::Bytes { min: 1, max: 16 * 1024 }),
+        many(2, Kind::Message { max: 80, shape: &CHARTER_SIGNATURE }, 8),
+    ],
+    unknown_allowed: false,
+};
+
+static BOOTSTRAP_NODE: Shape =
+    Shape { fields: &[one(1, exactly(32)), many(2, Kind::Bytes { min: 1, max: 128 }, 8)], unknown_allowed: true };
+
+pub static CHARTER: Shape = Shape {
+    fields: &[
+        one(1, Kind::U64),
+        many(2, Kind::Message { max: 1_200, shape: &BOOTSTRAP_NODE }, 32),
+        one(3, Kind::U32),
+        one(4, Kind::U32),
+        many(5, exactly(32), 8),
+        one(6, Kind::U32),
+        one(7, Kind::U64),
+        one(8, exactly(32)),
+    ],
+    unknown_allowed: true,
+};

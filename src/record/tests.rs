@@ -1,3 +1,5 @@
+mod card;
+
 use super::*;
 use crate::identity::{NodeSecret, Seed, UserIdentity};
 

@@ -8,7 +8,8 @@
 mod entries;
 mod statements;
 
-pub(super) use entries::{RIGHT_CALL, certificate_of};
+pub(super) use entries::{RIGHT_CALL, RIGHT_PUBLISH, certificate_of, verify_certificate};
+pub(super) use statements::judge_chain;
 
 use super::bundle::ValidBundle;
 use super::keys::{RecordKey, replica_keys};
@@ -87,7 +88,7 @@ pub(super) fn judge_bundle(
     let (sifted, mut over) = entries::sift(&bundle.entries, rotation, &id, judge, held)?;
     let chain = match held {
         Some(h) if h.chain.rotations == bundle.rotations => h.chain.clone(),
-        _ => statements::judge_chain(inception, bundle.rotations, &id)?,
+        _ => judge_chain(inception, bundle.rotations, &id)?,
     };
     let held = held.filter(|h| h.chain.same(&chain));
     let revocation = match &bundle.revocation {
