@@ -85,12 +85,9 @@ const PER_SUBNET_AND_BUCKET: usize = 2;
 const PER_SUBNET: usize = 10;
 
 /// Whether a peer at `ip`, whose place is bucket `bucket`, may enter a routing table that holds `table`
-/// (bucket and verified address of each peer). Addresses that are not global are not capped: they are the demo, a LAN,
-/// or an overlay of scope `any`, where one network is the normal case.
+/// (bucket and verified address of each peer). For global addresses: the others are the demo, a LAN, or an overlay of
+/// scope `any`, where one network is the normal case, and are not asked about.
 pub fn table_has_room(ip: IpAddr, bucket: u32, table: impl IntoIterator<Item = (u32, IpAddr)>) -> bool {
-    if !crate::reachability::is_global(ip) {
-        return true;
-    }
     let subnet = Subnet::of(ip);
     let (mut all, mut here) = (0, 0);
     for (other_bucket, other) in table {
@@ -211,7 +208,6 @@ mod tests {
         assert!(!table_has_room(ip("8.8.8.9"), 1, table(9)), "two are in that bucket");
         assert!(!table_has_room(ip("8.8.8.9"), 7, table(10)), "ten are in the table");
         assert!(table_has_room(ip("8.8.9.9"), 1, table(10)));
-        assert!(table_has_room(ip("10.0.0.1"), 1, std::iter::repeat_n((1, ip("10.0.0.1")), 30)));
     }
 
     #[test]

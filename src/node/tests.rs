@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{Listen, Role, Serve};
-use crate::gateway::{NewPhone, Owner, add_phone};
+use crate::directory::PhoneAccount;
+use crate::identity::Seed;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
@@ -23,8 +24,20 @@ fn config(dir: &DataDir, settings: Settings) -> NodeConfig {
     NodeConfig { dir: dir.clone(), settings, temporary: true, passphrase: None }
 }
 
-fn phone(name: &str) -> NewPhone {
-    NewPhone { name: name.to_owned(), extension: None, password: None, display: None, sha256: false, owner: Owner::New }
+/// A user of its own for an account, as a command beside the node would make them.
+fn add_phone(dir: &DataDir, name: &str) -> crate::uri::IdHash {
+    let identity = Seed::generate().identity();
+    users::keep(dir, &identity, None).unwrap();
+    let account = PhoneAccount {
+        name: name.to_owned(),
+        password: "secret".to_owned(),
+        sha256: false,
+        user: identity.id.to_string(),
+        extension: None,
+        display: None,
+    };
+    Book::new(dir).add_phone(account).unwrap();
+    identity.id
 }
 
 fn data_dir(home: &tempfile::TempDir, name: &str) -> DataDir {
@@ -60,8 +73,8 @@ async fn a_running_node_reads_the_phone_book_again() {
     let home = tempfile::tempdir().unwrap();
     let dir = data_dir(&home, "a");
     let node = Node::start(config(&dir, settings("book", &[]))).await.unwrap();
-    let added = add_phone(&dir, phone("desk"), None).unwrap();
-    Book::new(&dir).add_contact("anna", added.user).unwrap();
+    let user = add_phone(&dir, "desk");
+    Book::new(&dir).add_contact("anna", user).unwrap();
     let mut directory = node.directory.clone();
     let read = directory.wait_for(|d| d.accounts.contains_key("desk") && d.contacts.contains_key("anna"));
     timeout(DEADLINE, read).await.expect("in time").expect("the node runs");

@@ -7,6 +7,7 @@ use super::behaviour::BehaviourEvent;
 use super::peers::MAX_ADDRESSES;
 use crate::admission::table_has_room;
 use crate::clock::UnixMillis;
+use crate::reachability::is_global;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -162,7 +163,8 @@ impl Actor {
                 kad::KBucketKey::from(*peer).distance(&kad::KBucketKey::from(self.here)).ilog2().unwrap_or(0)
             };
             let table = self.peers.in_table().filter_map(|(other, address)| Some((bucket(other), ip_of(address)?)));
-            let room = addresses.first().and_then(ip_of).is_none_or(|ip| table_has_room(ip, bucket(&peer), table));
+            let capped = addresses.first().and_then(ip_of).filter(|ip| is_global(*ip));
+            let room = capped.is_none_or(|ip| table_has_room(ip, bucket(&peer), table));
             if !room {
                 self.meter.refuse("table: network has its share".into());
                 return;
