@@ -234,3 +234,89 @@ pub(super) fn order(mut cached: Vec<Cached>) -> Vec<Cached> {
     cached.retain(|row| seen.insert(row.peer));
     cached
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> Multiaddr {
+        format!("/ip4/8.8.8.8/tcp/{port}").parse().unwrap()
+    }
+
+    /// A server of the table that we dialled and that has gone.
+    fn gone(peer: PeerId, now: Instant) -> Peers {
+        let mut peers = Peers::default();
+        peers.connected(peer, Some(&address(1)), now, UnixMillis(5_000));
+        peers.identified(&peer, true);
+        peers.set_in_table(&peer, true);
+        peers.disconnected(&peer, true, now, UnixMillis(6_000));
+        peers
+    }
+
+    #[test]
+    fn a_dead_peer_is_probed_and_leaves_after_three_failures() {
+        let (peer, start) = (PeerId::random(), Instant::now());
+        let mut peers = gone(peer, start);
+        for round in 0..3 {
+            let now = start + FAILED_AGAIN * round;
+            assert_eq!(peers.probes(now), [(peer, vec![address(1)])]);
+            assert!(peers.probes(now).is_empty(), "not twice in one moment");
+            assert_eq!(peers.dial_failed(&peer, &[address(1)]), round == 2);
+        }
+        assert!(peers.probes(start + PROBE_AFTER * 2).is_empty() && peers.to_cache().is_empty());
+    }
+
+    #[test]
+    fn addresses_told_by_others_do_not_count_against_a_peer() {
+        let (peer, now) = (PeerId::random(), Instant::now());
+        let mut peers = gone(peer, now);
+        for _ in 0..10 {
+            assert!(!peers.dial_failed(&peer, &[address(666)]));
+        }
+        assert!(peers.is_in_table(&peer));
+    }
+
+    #[test]
+    fn dials_back_once_and_only_whom_it_does_not_know() {
+        let (peer, now) = (PeerId::random(), Instant::now());
+        let mut peers = Peers::default();
+        peers.connected(peer, None, now, UnixMillis(0));
+        let claimed = || (1..10).map(address).collect::<Vec<_>>();
+        assert_eq!(peers.dial_back(&peer, claimed(), now).len(), MAX_DIAL_BACK);
+        assert!(peers.dial_back(&peer, claimed(), now).is_empty(), "just done");
+        assert!(!peers.dial_back(&peer, claimed(), now + DIAL_BACK_AGAIN).is_empty());
+        peers.connected(peer, Some(&address(1)), now, UnixMillis(0));
+        assert!(peers.dial_back(&peer, claimed(), now + DIAL_BACK_AGAIN * 3).is_empty(), "verified");
+    }
+
+    #[test]
+    fn the_book_is_bounded_and_keeps_who_is_connected() {
+        let now = Instant::now();
+        let mut peers = Peers::default();
+        let friend = PeerId::random();
+        peers.connected(friend, Some(&address(1)), now, UnixMillis(0));
+        for _ in 0..MAX_PEERS * 2 {
+            let stranger = PeerId::random();
+            peers.connected(stranger, None, now, UnixMillis(0));
+            peers.disconnected(&stranger, false, now, UnixMillis(0));
+        }
+        assert_eq!(peers.known.len(), MAX_PEERS);
+        assert!(peers.is_connected(&friend));
+    }
+
+    #[test]
+    fn the_cache_comes_back_as_it_went() {
+        let peer = PeerId::random();
+        let mut peers = gone(peer, Instant::now());
+        peers.connected(peer, Some(&address(2)), Instant::now(), UnixMillis(7_000));
+        let [(key, row)] = &peers.to_cache()[..] else { panic!("one row") };
+        let cached = decode(&key.to_bytes(), row).unwrap();
+        let addresses = vec![address(2), address(1)];
+        assert_eq!(cached, Cached { peer, addresses, last_seen: UnixMillis(7_000) });
+        for cut in 0..row.len() {
+            // Damaged rows are nothing or something shorter, never a panic.
+            assert_ne!(decode(&key.to_bytes(), &row[..cut]), Some(cached.clone()));
+        }
+        assert_eq!(decode(b"nobody", row), None);
+    }
+}
