@@ -219,7 +219,7 @@ impl Session {
                 Err(cause) => return Some(Event::ReofferFailed { side: to, cause }),
             },
             Effect::AnswerReoffer { from, to, sdp } => {
-                let Some(leg) = self.leg(to) else { return None };
+                let leg = self.leg(to)?;
                 match self.describe_reoffer_answer(from, to, &sdp).await {
                     Ok(sdp) => sip.answer_reoffer(leg, sdp).await,
                     Err(cause) => sip.reject_reoffer(leg, cause).await,
