@@ -12,6 +12,8 @@ mod driver;
 mod machine;
 mod pins;
 mod search;
+#[cfg(test)]
+mod tests;
 
 use crate::identity::{CertificateBytes, NodeSecret};
 use crate::overlay::{LocalUser, LookupEvent, LookupReport, Overlay, OverlayStatus, PublishError, PublishReport};

@@ -11,8 +11,9 @@ use super::routing::{self, Routed};
 use super::setup::Target;
 use super::{CallRecord, Shared};
 use crate::clock::UnixMillis;
-use crate::locator::Located;
+use crate::locator::{LocateError, Located};
 use crate::media::{LegKind, MediaError, MediaLeg};
+use crate::overlay::{LinkError, LinkId};
 use crate::record::VerifiedDevice;
 use crate::sip::{Caller, Cause, DialTarget, LegId, Presented, SipEvent, TrunkId};
 use bytes::Bytes;
@@ -45,7 +46,9 @@ pub(super) struct Invitation {
 /// A link for a branch is up, or not.
 struct Connected {
     branch: Branch,
-    result: Result<(TrunkId, LinkInfo, LinkUse), Cause>,
+    /// To be tried once more, if this link turns out to be dead.
+    again: Option<VerifiedDevice>,
+    result: Result<(LinkId, LinkInfo, LinkUse), Cause>,
 }
 
 /// What belongs to a branch; all of it ends with it.
@@ -72,6 +75,8 @@ pub(super) struct Session {
     callees: HashMap<Branch, Callee>,
     /// Which branch a leg is.
     branches: HashMap<LegId, Branch>,
+    /// Devices that were dialled over this link and have said nothing yet: the link may have been a dead one.
+    unheard: HashMap<Branch, (VerifiedDevice, LinkId)>,
     /// How the callee of a branch is reached, for history.
     paths: HashMap<Branch, &'static str>,
     located: Option<mpsc::Receiver<Located>>,
@@ -110,6 +115,7 @@ impl Session {
             media,
             callees: HashMap::new(),
             branches: HashMap::new(),
+            unheard: HashMap::new(),
             paths: HashMap::new(),
             located: None,
             reports,
@@ -176,7 +182,8 @@ impl Session {
             }
             Effect::Dial { branch, target: Target::Device(device) } => {
                 self.paths.insert(branch, "direct");
-                return self.connect(branch, device);
+                let again = Some(device.clone());
+                return self.connect(branch, device, again);
             }
             Effect::Ring { status, early } => {
                 let early = match early {
@@ -241,7 +248,7 @@ impl Session {
         None
     }
 
-    fn connect(&mut self, branch: Branch, device: VerifiedDevice) -> Option<Event> {
+    fn connect(&mut self, branch: Branch, device: VerifiedDevice, again: Option<VerifiedDevice>) -> Option<Event> {
         let (Some(local), Some(remote)) = (self.routed.local, self.routed.callee) else {
             return Some(Event::Failed { branch, cause: cause::no_user() });
         };
@@ -252,24 +259,27 @@ impl Session {
                 let link = overlay.connect(local, remote, node, addresses, CONNECT_DEADLINE).await;
                 let link = link.map_err(|error| cause::of_link(&error))?;
                 let (info, held) = links.wait(link).await;
-                Ok((TrunkId(link.0), info, held))
+                Ok((link, info, held))
             };
             let result = tokio::time::timeout(CONNECT_DEADLINE + Duration::from_secs(1), up).await;
-            let result = result.unwrap_or_else(|_| Err(cause::of_link(&crate::overlay::LinkError::Timeout)));
-            let _ = reports.send(Connected { branch, result }).await;
+            let result = result.unwrap_or_else(|_| Err(cause::of_link(&LinkError::Timeout)));
+            let _ = reports.send(Connected { branch, again, result }).await;
         });
         let callee = Callee { _connecting: Some(AbortOnDropHandle::new(connecting)), ..Callee::default() };
         self.callees.insert(branch, callee);
         None
     }
 
-    async fn connected(&mut self, Connected { branch, result }: Connected) -> Option<Event> {
+    async fn connected(&mut self, Connected { branch, again, result }: Connected) -> Option<Event> {
         // A branch that ended meanwhile is no longer here.
         let mut callee = self.callees.remove(&branch)?;
         match result {
-            Ok((trunk, info, held)) => {
+            Ok((link, info, held)) => {
                 callee._link = Some(held);
-                self.dial(branch, DialTarget::Trunk(trunk), (LegKind::Peer, info.local_ip), callee).await
+                if let Some(device) = again {
+                    self.unheard.insert(branch, (device, link));
+                }
+                self.dial(branch, DialTarget::Trunk(TrunkId(link.0)), (LegKind::Peer, info.local_ip), callee).await
             }
             Err(cause) => {
                 if let Some(callee) = self.routed.callee {
@@ -321,13 +331,22 @@ impl Session {
             }
             None => {
                 self.located = None;
-                Some(Event::Located(Err(crate::locator::LocateError::Stopped)))
+                Some(Event::Located(Err(LocateError::Stopped)))
             }
         }
     }
 
     /// What `sip` said, in the words of the machine.
-    fn understand(&self, event: SipEvent) -> Option<Event> {
+    fn understand(&mut self, event: SipEvent) -> Option<Event> {
+        if let SipEvent::Failed { leg, .. } | SipEvent::Ended { leg, .. } | SipEvent::Progress { leg, .. } = &event
+            && let Some(branch) = self.branch(*leg)
+            && let Some((device, link)) = self.unheard.remove(&branch)
+            && !matches!(event, SipEvent::Progress { .. })
+            && self.shared.links.hold(link).is_none()
+        {
+            // An old link to a node that has restarted since: a new one is opened, once.
+            return self.connect(branch, device, None);
+        }
         Some(match event {
             SipEvent::Progress { leg, status, words: _, sdp } => {
                 Event::Progress { branch: self.branch(leg)?, status, sdp }
