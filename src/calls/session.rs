@@ -386,7 +386,7 @@ impl Session {
             None if answered => "echo",
             None => "",
         };
-        tracing::info!(status = ending.cause.status, words = %ending.cause.words, answered, path, "call ended");
+        tracing::info!(status = ending.cause.status, words = ?ending.cause.words, answered, path, "call ended");
         self.shared.history.finished(CallRecord {
             started_ms: self.started.0,
             from: self.routed.from.clone(),
