@@ -1,4 +1,5 @@
 mod card;
+mod merge;
 
 use super::*;
 use crate::identity::{NodeSecret, Seed, UserIdentity};
