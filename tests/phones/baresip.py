@@ -115,9 +115,6 @@ class Baresip:
             if event["type"] in kinds:
                 return event
 
-    def registered(self, seconds=15):
-        self.wait("REGISTER_OK", seconds)
-
     def dial(self, who):
         self.command("dial", who)
 

@@ -40,7 +40,7 @@ def baresips(nodes, folder, **more):
             user, password = node.account()
             phones.append(Baresip(folder / f"phone{n}", user, password, node.sip, tone, **more))
         for phone, node in zip(phones, nodes):
-            phone.registered()
+            node.registered()
             node.published()
         yield phones
     finally:
@@ -164,6 +164,7 @@ def linphones(nodes, folder):
             phones.append(Linphone(folder / f"linphone{n}", user, password, node.sip, tone))
         for phone, node in zip(phones, nodes):
             phone.register()
+            node.registered()
             node.published()
         yield phones
     finally:

@@ -114,6 +114,10 @@ class Node:
                 raise TimeoutError(f"{self.folder.name}: status never as wanted: {json.dumps(status)[:1500]}")
             time.sleep(0.05)
 
+    def registered(self, account="me", seconds=20):
+        """Waits until a phone is registered for `account`."""
+        return self.until(lambda s: s["sip"]["registered"].get(account), seconds)
+
     def published(self, copies=1, seconds=20):
         """Waits until the node's first user is found at `copies` other nodes."""
         return self.until(lambda s: any(u["copies"] >= copies for u in s["published"]["users"].values()), seconds)
