@@ -50,7 +50,7 @@ class Baresip:
         (self.folder / "config").write_text("\n".join(config) + "\n")
         (self.folder / "accounts").write_text(
             f"<sip:{user}@{server};transport={transport}>;auth_pass={password};answermode={answer};"
-            "regint=300;audio_codecs=PCMU,PCMA\n"
+            f'regint=300;audio_codecs=PCMU,PCMA;outbound="sip:{server};transport={transport}"\n'
         )
         (self.folder / "contacts").write_text("\n")
         self.log = open(self.folder / "log", "wb")

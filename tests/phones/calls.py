@@ -39,7 +39,7 @@ def baresips(nodes, folder, **more):
         for n, (node, tone) in enumerate(zip(nodes, (LEFT_HZ, RIGHT_HZ))):
             user, password = node.account()
             phones.append(Baresip(folder / f"phone{n}", user, password, node.sip, tone, **more))
-        for phone, node in zip(phones, nodes):
+        for node in nodes:
             node.registered()
             node.published()
         yield phones
@@ -103,7 +103,7 @@ def closed_with(phone, code, words=None):
 def refusals_have_the_right_codes_and_words(overlay, folder):
     """Busy, decline, no answer, cancelled, mistyped, unknown, offline."""
     seen = []
-    with desktops(overlay, folder, env={"PEERLINE_RING_TIMEOUT": "4s"}) as (a, b), baresips((a, b), folder) as (left, right):
+    with desktops(overlay, folder, env={"PEERLINE_CALLS__RING_TIMEOUT": "4s"}) as (a, b), baresips((a, b), folder) as (left, right):
         left.dial(b.uri)
         right.wait("CALL_INCOMING")
         right.hang_up(486, "Busy")
@@ -162,8 +162,7 @@ def linphones(nodes, folder):
         for n, (node, tone) in enumerate(zip(nodes, (LEFT_HZ, RIGHT_HZ))):
             user, password = node.account()
             phones.append(Linphone(folder / f"linphone{n}", user, password, node.sip, tone))
-        for phone, node in zip(phones, nodes):
-            phone.register()
+        for node in nodes:
             node.registered()
             node.published()
         yield phones

@@ -28,7 +28,7 @@ class Linphone:
     def __init__(self, folder, user, password, server, tone):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.user, self.password, self.server = user, password, server
+        self.user = user
         self.tone_file = self.folder / "tone.wav"
         self.heard_file = self.folder / "heard.wav"
         write_tone(self.tone_file, tone)
@@ -39,6 +39,9 @@ class Linphone:
             "[net]\nfirewall_policy=0\nstun_server=\n"
             "[sound]\nremote_ring=\nlocal_ring=\n"
             "[misc]\nenable_basic_to_client_group_chat_room_migration=0\n"
+            f"[proxy_0]\nreg_proxy=<sip:{server};transport=udp>\nreg_route=<sip:{server};transport=udp;lr>\n"
+            f"reg_identity=sip:{user}@{server}\nreg_expires=300\nreg_sendregister=1\npublish=0\n"
+            f"[auth_info_0]\nusername={user}\npasswd={password}\nrealm=peerline\n"
         )
         self.text = ""
         self.changed = threading.Condition()
@@ -76,9 +79,6 @@ class Linphone:
                 if left <= 0:
                     raise TimeoutError(f"{self.user}: no /{pattern}/ within {seconds} s; saw {self.text[-900:]}")
                 self.changed.wait(left)
-
-    def register(self):
-        self.command(f"register sip:{self.user}@{self.server} sip:{self.server} {self.password}")
 
     def dial(self, who):
         self.command(f"call {who}")
