@@ -25,7 +25,7 @@ class Baresip:
     def __init__(self, folder, user, password, server, tone, transport="udp", answer="manual"):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.user, self.server = user, server
+        self.user, self.server, self.tone = user, server, tone
         self.ctrl_port = free_port()
         self.events = queue.Queue()
         self.seen = []
@@ -121,12 +121,13 @@ class Baresip:
     def accept(self):
         self.command("accept")
 
-    def hang_up(self, status=None, words=None):
-        self.command("hangup", None if status is None else f"scode={status} reason={words or 'no'}")
+    def hang_up(self):
+        """Ends the call; refuses with 486 while it rings."""
+        self.command("hangup")
 
-    def recording(self):
-        """The WAV files of what this phone decoded, newest last."""
-        return sorted(self.folder.glob("dump-*-dec.wav"), key=os.path.getmtime)
+    def recordings(self):
+        """The WAV files of what this phone decoded in its last call, newest last."""
+        return sorted(self.folder.glob("dump-*-dec.wav"), key=os.path.getmtime)[-1:]
 
     def stop(self):
         try:

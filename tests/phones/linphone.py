@@ -28,13 +28,13 @@ class Linphone:
     def __init__(self, folder, user, password, server, tone):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.user = user
+        self.user, self.tone = user, tone
         self.tone_file = self.folder / "tone.wav"
         self.heard_file = self.folder / "heard.wav"
         write_tone(self.tone_file, tone)
         (self.folder / ".local/share/linphone").mkdir(parents=True, exist_ok=True)
         (self.folder / "rc").write_text(
-            "[sip]\nsip_port=-1\nsip_tcp_port=0\nsip_tls_port=0\nuse_ipv6=0\nmedia_encryption=none\n"
+            "[sip]\nsip_port=-1\nsip_tcp_port=0\nsip_tls_port=0\nuse_ipv6=0\ndefault_proxy=0\nmedia_encryption=none\n"
             "[rtp]\naudio_rtp_port=-1\n"
             "[net]\nfirewall_policy=0\nstun_server=\n"
             "[sound]\nremote_ring=\nlocal_ring=\n"
@@ -87,10 +87,12 @@ class Linphone:
         self.command("answer")
 
     def hang_up(self):
+        """Ends the call; declines with 603 while it rings."""
         self.command("terminate")
 
-    def decline(self):
-        self.command("terminate")
+    def recordings(self):
+        """The one file that holds all that was heard."""
+        return [self.heard_file]
 
     def stop(self):
         try:
