@@ -86,6 +86,9 @@ pub fn verify_charter(
     let signed: pb::SignedCharter = read(&Bytes::copy_from_slice(bytes), &shapes::SIGNED_CHARTER)?;
     let update: pb::CharterUpdate = read(&signed.payload, &shapes::CHARTER)?;
     let overlay = genesis.id();
+    if update.overlay_id.len() != overlay.0.len() {
+        return Err(RejectReason::Malformed);
+    }
     if update.overlay_id[..] != overlay.0 || overlay != judge.overlay {
         return Err(RejectReason::WrongOverlay);
     }

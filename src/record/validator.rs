@@ -146,6 +146,12 @@ fn join_with_held(mut new: ValidBundle, held: &ValidBundle, judge: &Judge) -> Re
     if forbidden(&new, &live) {
         return Err(RejectReason::Revoked);
     }
+    let other = |new: Option<&Bytes>, ours: Option<&Bytes>| new.is_some() && new != ours;
+    if other(new.owner.as_ref().map(|o| &o.bytes), live.owner.as_ref().map(|o| &o.bytes))
+        || other(new.revocation.as_ref().map(|r| &r.bytes), live.revocation.as_ref().map(|r| &r.bytes))
+    {
+        return Err(RejectReason::Stale);
+    }
     for (device, entry) in &new.entries {
         match live.entries.get(device) {
             Some(ours) if ours.envelope_hash == entry.envelope_hash => {}
