@@ -14,7 +14,6 @@ mod sequence;
 mod shapes;
 mod validator;
 
-pub use address::is_global;
 pub use bundle::{State, ValidBundle};
 pub use card::{CARD_PREFIX, CardDraft, MAX_CARD_BYTES, VerifiedCard, parse_card, sign_card, verify_card};
 pub use charter::{BootstrapNode, Charter, MAX_CHARTER_BYTES, sign_charter, verify_charter};

@@ -3,10 +3,12 @@
 
 mod genesis;
 pub mod scanner;
+mod scope;
 pub mod signature;
 
 pub use genesis::{BUILT_IN_NAME, Genesis, GenesisError, Mode, is_overlay_name};
 pub use scanner::{ScanError, scan};
+pub use scope::{AddressScope, is_global};
 pub use signature::{Domain, SignatureError, sign, verify};
 
 use sha2::{Digest, Sha256};
@@ -38,13 +40,4 @@ impl fmt::Debug for OverlayId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "OverlayId({})", self.short())
     }
-}
-
-/// Which addresses a record of this overlay may carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddressScope {
-    /// Addresses of the public Internet only.
-    Global,
-    /// Anything, for tests, the demo and closed networks.
-    Any,
 }

@@ -194,7 +194,7 @@ impl Actor {
     /// not asked here.
     pub(super) fn may_dial(&self, address: &Multiaddr) -> bool {
         match address::to_plain(address) {
-            Some(plain) => self.scope == AddressScope::Any || crate::reachability::is_global(plain.ip),
+            Some(plain) => self.scope == AddressScope::Any || crate::wire::is_global(plain.ip),
             None => false,
         }
     }

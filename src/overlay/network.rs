@@ -7,7 +7,7 @@ use super::behaviour::BehaviourEvent;
 use super::peers::MAX_ADDRESSES;
 use crate::admission::table_has_room;
 use crate::clock::UnixMillis;
-use crate::reachability::is_global;
+use crate::wire::is_global;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};

@@ -2,7 +2,7 @@
 //! passes: `/ip4|ip6|dns*` then `/tcp` (optionally `/ws`-like suffixes) or `/udp/quic-v1`, and circuit addresses through
 //! a relay. `/p2p` at the end is not repeated in records: the device key says who it is.
 
-use crate::wire::AddressScope;
+use crate::wire::{AddressScope, is_global};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const IP4: u64 = 4;
@@ -106,37 +106,6 @@ fn parse(mut bytes: &[u8]) -> Option<Host> {
         }
     }
     (!relay).then_some(host)
-}
-
-/// Addresses of the public Internet: not private, shared, loopback, link-local, multicast, documentation or reserved.
-pub fn is_global(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                || ip.is_documentation()
-                || a == 0
-                || a >= 240
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 192 && b == 0 && c == 0)
-                || (a == 192 && b == 88 && c == 99)
-                || (a == 198 && (b == 18 || b == 19)))
-        }
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(v4) => is_global(v4.into()),
-            None => {
-                let [a, b, ..] = ip.segments();
-                // 2001::/23 protocol assignments (Teredo, ORCHID), 2001:db8::/32 and 3fff::/20 documentation,
-                // 2002::/16 6to4, which hides an IPv4 address of any kind.
-                let special = (a == 0x2001 && (b < 0x200 || b == 0xdb8)) || a == 0x2002 || (a == 0x3fff && b < 0x1000);
-                a & 0xe000 == 0x2000 && !special
-            }
-        },
-    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub(super) fn open(path: &Path) -> Result<SledEngine, OpenFailure> {
 }
 
 fn open_unguarded(path: &Path, existed: bool) -> Result<SledEngine, OpenFailure> {
+    make_private(path).map_err(|e| OpenFailure::Refused(e.to_string()))?;
     let database = sled::Config::new()
         .path(path)
         .cache_capacity(CACHE_BYTES)
@@ -65,6 +66,17 @@ fn open_unguarded(path: &Path, existed: bool) -> Result<SledEngine, OpenFailure>
     database.flush().map_err(judge)?;
     let log = File::open(path.join("db")).map_err(|e| OpenFailure::Refused(e.to_string()))?;
     Ok(SledEngine { database, trees, log })
+}
+
+/// The folder, for its owner alone: who asked for whom is in it.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 fn name(table: Table) -> &'static str {
