@@ -1,24 +1,19 @@
-//! What strangers may try on an overlay, in one process, on loopback: forged records put to nodes, forged answers given
-//! to readers, addresses that nobody proved (SECURITY §2.2, K1, K3, K6, K11). The strangers are raw libp2p nodes.
+//! What strangers may try on an overlay: forged records put to nodes, forged answers given to readers, addresses that
+//! nobody proved (SECURITY §2.2, K1, K3, K6, K11). The strangers are raw libp2p nodes.
 
+use super::harness::{Answer, OVERLAY, PATIENCE, Setup, User, lookup, node, reaches};
 use futures::StreamExt;
 use libp2p::kad::store::{MemoryStore, RecordStore};
 use libp2p::kad::{self, Quorum};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, noise, tcp, yamux};
 use peerline::clock::UnixMillis;
-use peerline::identity::{CertificateBytes, NodeSecret, Seed, UserIdentity};
-use peerline::overlay::{Limits, LookupEvent, Overlay, OverlayConfig, OverlayStatus};
-use peerline::record::{self, EntryDraft, Judge, UserHeader};
-use peerline::store::Store;
-use peerline::telemetry::Metrics;
+use peerline::identity::NodeSecret;
+use peerline::overlay::{Overlay, OverlayStatus};
+use peerline::record::{self, Judge};
 use peerline::wire::{AddressScope, OverlayId};
 use std::collections::BTreeMap;
-use std::time::Duration;
 use tokio::time::timeout;
-
-const OVERLAY: OverlayId = OverlayId([0x5a; 32]);
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(NetworkBehaviour)]
 struct Stranger {
@@ -54,81 +49,13 @@ async fn stranger() -> (Swarm<Stranger>, Multiaddr) {
     }
 }
 
-async fn node(bootstrap: Vec<String>) -> Overlay {
-    let config = OverlayConfig {
-        secret: NodeSecret::generate(),
-        overlay: OVERLAY,
-        scope: AddressScope::Any,
-        listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
-        bootstrap,
-        mdns: false,
-        external: Vec::new(),
-        server: Some(true),
-        limits: Limits {
-            max_connections: 100,
-            max_connections_per_ip: 8,
-            max_connections_per_subnet: 16,
-            max_links: 64,
-            max_records: 1_000,
-        },
-    };
-    let (overlay, mut events) = Overlay::start(config, Store::temporary().unwrap(), Metrics::default()).await.unwrap();
-    tokio::spawn(async move { while events.recv().await.is_some() {} });
-    overlay
-}
-
-async fn reaches(overlay: &Overlay, mut good: impl FnMut(&OverlayStatus) -> bool) {
-    let mut status = overlay.status();
-    let waited = timeout(PATIENCE, status.wait_for(|status| good(status))).await;
-    if waited.is_err() {
-        panic!("never came: {:?}", overlay.status().borrow().clone());
-    }
-}
-
-struct User {
-    identity: UserIdentity,
-    certificate: CertificateBytes,
-    device: NodeSecret,
-}
-
-impl User {
-    fn new() -> Self {
-        let (identity, device) = (Seed::generate().identity(), NodeSecret::generate());
-        let certificate = identity.certify(device.public(), &OVERLAY, 0, UnixMillis::now());
-        Self { identity, certificate, device }
-    }
-
-    fn draft(&self, life: i64) -> EntryDraft {
-        let now = UnixMillis::now();
-        let at = |offset: i64| UnixMillis::from_seconds(now.seconds().saturating_add_signed(offset));
-        let issued = at(life.min(0) - 60);
-        EntryDraft {
-            epoch: 0,
-            sequence: now.0,
-            issued_at: issued,
-            expires_at: at(life),
-            tombstone: false,
-            priority: 0,
-            addresses: Vec::new(),
-        }
-    }
-
-    fn sign(&self, device: &NodeSecret, overlay: &OverlayId, draft: &EntryDraft) -> Vec<u8> {
-        record::sign_bundle(&UserHeader::from(&self.identity), &self.certificate, device, overlay, draft)
-    }
-
-    fn good(&self) -> Vec<u8> {
-        self.sign(&self.device, &OVERLAY, &self.draft(3000))
-    }
-
-    fn key(&self) -> [u8; 32] {
-        record::replica_keys(&OVERLAY, &self.identity.id)[0].0
-    }
+async fn server(bootstrap: &[String]) -> Overlay {
+    node(bootstrap, Setup::default()).await.overlay
 }
 
 /// Everything that must be refused, with what it is.
 fn forgeries(user: &User) -> Vec<(&'static str, Vec<u8>)> {
-    let good = user.good();
+    let good = user.bytes();
     let mut future = user.draft(3000);
     future.sequence += 1_000_000;
     let flipped = |at: usize| {
@@ -145,7 +72,7 @@ fn forgeries(user: &User) -> Vec<(&'static str, Vec<u8>)> {
         ("flipped in the identity", flipped(10)),
         ("flipped in the middle", flipped(good.len() / 2)),
         ("flipped at the end", flipped(good.len() - 1)),
-        ("of another user", User::new().good()),
+        ("of another user", User::new().bytes()),
         ("of another overlay", user.sign(&user.device, &OverlayId([1; 32]), &user.draft(3000))),
         ("of a device without certificate", user.sign(&NodeSecret::generate(), &OVERLAY, &user.draft(3000))),
         ("expired", user.sign(&user.device, &OVERLAY, &user.draft(-400))),
@@ -159,7 +86,7 @@ fn refusals(status: &OverlayStatus) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_refuse_forged_puts_and_say_why() {
-    let honest = node(Vec::new()).await;
+    let honest = server(&[]).await;
     let address: Multiaddr = honest.status().borrow().listen[0].parse().unwrap();
     let (mut swarm, _) = stranger().await;
     let target = connect(&mut swarm, address).await;
@@ -167,7 +94,7 @@ async fn nodes_refuse_forged_puts_and_say_why() {
     let driver = tokio::spawn({
         let variants = forgeries(&user);
         let key = user.key();
-        let good = user.good();
+        let good = user.bytes();
         let honest = honest.clone();
         async move {
             for (what, bytes) in variants {
@@ -225,10 +152,10 @@ async fn drive<T>(swarm: &mut Swarm<Stranger>, until: impl Future<Output = T>) -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_refuse_forged_answers_and_take_the_honest_one() {
-    let holder = node(Vec::new()).await;
+    let holder = server(&[]).await;
     let holder_address = holder.status().borrow().listen[0].clone();
     let user = User::new();
-    let good = user.good();
+    let good = user.bytes();
     let judge = Judge { overlay: OVERLAY, scope: AddressScope::Any, now: UnixMillis::now() };
     let bundle = record::validate(&good, &record::RecordKey(user.key()), &judge, None).unwrap();
     for (what, forged) in forgeries(&user) {
@@ -244,18 +171,20 @@ async fn readers_refuse_forged_answers_and_take_the_honest_one() {
             let _ = swarm.behaviour_mut().kad.store_mut().put(record);
         }
         let lying = tokio::spawn(async move { drive(&mut swarm, std::future::pending::<()>()).await });
-        let reader = node(vec![liar_address.to_string()]).await;
+        let reader = server(&[liar_address.to_string()]).await;
         reaches(&reader, |status| status.estimate >= 2).await;
-        let (found, refused) = lookup(&reader, &user).await;
+        let Answer { bundle: found, report, .. } = lookup(&reader, user.identity.id).await;
+        let refused = report.refused;
         assert!(found.is_none(), "{what}: believed");
         assert!(refused.iter().any(|(peer, _)| *peer == liar), "{what}: {refused:?}");
         println!("{what}: {refused:?}");
 
         // With an honest holder beside the liar, the honest record is found.
-        let reader = node(vec![liar_address.to_string(), holder_address.clone()]).await;
+        let reader = server(&[liar_address.to_string(), holder_address.clone()]).await;
         reaches(&reader, |status| status.estimate >= 3).await;
         holder_has(&holder, &bundle).await;
-        let (found, refused) = lookup(&reader, &user).await;
+        let Answer { bundle: found, report, .. } = lookup(&reader, user.identity.id).await;
+        let refused = report.refused;
         assert_eq!(found.as_ref(), Some(&bundle), "{what}");
         assert!(refused.iter().all(|(peer, _)| *peer == liar), "{what}: {refused:?}");
         lying.abort();
@@ -271,21 +200,10 @@ async fn holder_has(holder: &Overlay, bundle: &record::ValidBundle) {
     }
 }
 
-async fn lookup(reader: &Overlay, user: &User) -> (Option<record::ValidBundle>, Vec<(String, String)>) {
-    let mut events = reader.lookup(user.identity.id);
-    let mut found = None;
-    loop {
-        match timeout(PATIENCE, events.recv()).await.unwrap().unwrap() {
-            LookupEvent::Found(bundle) => found = Some(bundle),
-            LookupEvent::Done(report) => return (found, report.refused),
-        }
-    }
-}
-
 /// K11: a peer's word about its addresses sends nobody anywhere but to the address that it came from.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claimed_addresses_are_not_passed_on() {
-    let honest = node(Vec::new()).await;
+    let honest = server(&[]).await;
     let address: Multiaddr = honest.status().borrow().listen[0].parse().unwrap();
     let (mut boaster, own) = stranger().await;
     let claimed: Multiaddr = "/ip4/192.0.2.7/tcp/4001".parse().unwrap();

@@ -1,0 +1,10 @@
+//! Overlays of real nodes in one process, on loopback: what nodes keep, find and refuse, and what is left when nodes
+//! die (SECURITY §2.2; FORMATS "Decisions for the first day").
+//!
+//! Success rates and times are printed: `cargo nextest run --test overlay --no-capture losses`. With `PEERLINE_FULL=1`
+//! the losses run in their long form (200 users instead of 30).
+
+mod harness;
+mod losses;
+mod meeting;
+mod strangers;
