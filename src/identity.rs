@@ -157,6 +157,15 @@ impl Seed {
         }
     }
 
+    /// The identity after `rotations` (as found in the user's bundle, oldest first): what `id import` brings back when the
+    /// root key was replaced since birth. The number is the same.
+    pub fn identity_after(&self, rotations: Vec<Vec<u8>>) -> UserIdentity {
+        let mut user = self.identity();
+        user.root = self.root_key(rotations.len() as u32).to_bytes();
+        user.rotations = rotations;
+        user
+    }
+
     /// The next rotation: root and recovery keys n+1 replace n, and the recovery key that n committed to is revealed.
     pub fn rotate(&self, user: &UserIdentity) -> UserIdentity {
         let n = user.rotations.len() as u32 + 1;

@@ -111,6 +111,8 @@ fn a_rotation_outlives_a_stolen_root() {
     let old = validate(&bundle(&alice, &node, &draft(NOW.0)), &key(&alice), &judge(), None).unwrap();
     let new = validate(&bundle(&rotated, &node, &draft(NOW.0)), &key(&alice), &judge(), Some(&old)).unwrap();
     assert_eq!(new.pin().rotation, 1);
+    let restored = Seed::from_bytes([1; 32]).identity_after(rotated.rotations.clone());
+    assert!(validate(&bundle(&restored, &node, &draft(NOW.0 + 1)), &key(&alice), &judge(), Some(&new)).is_ok());
     assert_eq!(old.merge(&new), new.merge(&old));
     let thief = bundle(&alice, &device(7), &draft(NOW.0 + 5));
     assert!(validate(&thief, &key(&alice), &judge(), Some(&new)).is_err());
