@@ -2,8 +2,11 @@
 
 use super::words::{print, print_json, say};
 use super::{Common, Outcome};
+use crate::clock::UnixMillis;
 use crate::config::ChosenOverlay;
 use crate::node::book::{Book, number_of};
+use crate::record::{CARD_PREFIX, Judge, RejectReason, parse_card};
+use crate::uri::IdHash;
 use anyhow::Context;
 use clap::Subcommand;
 use serde::Serialize;
@@ -14,7 +17,7 @@ pub(super) enum ContactsCommand {
     Add {
         /// 1 to 32 of a-z 0-9 . _ -
         name: String,
-        /// A number or an address
+        /// A number, an address, or a card (peerline:card/...)
         who: String,
     },
     /// List them
@@ -35,7 +38,11 @@ pub(super) fn contacts(common: &Common, command: ContactsCommand) -> anyhow::Res
     let book = Book::new(&dir);
     match command {
         ContactsCommand::Add { name, who } => {
-            let user = number_of(&who).with_context(|| format!("`{who}`"))?;
+            let user = if is_card(&who) {
+                in_card(common, &who)?
+            } else {
+                number_of(&who).with_context(|| format!("`{who}`"))?
+            };
             book.add_contact(&name, user)?;
             say(&format!("{name} is {}", user.grouped()));
         }
@@ -62,4 +69,21 @@ pub(super) fn contacts(common: &Common, command: ContactsCommand) -> anyhow::Res
         }
     }
     Ok(Outcome::Done)
+}
+
+fn is_card(who: &str) -> bool {
+    who.trim().get(..CARD_PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(CARD_PREFIX))
+}
+
+/// Whose card it is, once its signatures hold.
+fn in_card(common: &Common, card: &str) -> anyhow::Result<IdHash> {
+    let overlay = ChosenOverlay::choose(&common.settings(None)?.overlay)?;
+    let judge = Judge { overlay: overlay.id, scope: overlay.scope, now: UnixMillis::now() };
+    match parse_card(card, &judge) {
+        Ok(card) => Ok(card.id),
+        Err(RejectReason::WrongOverlay) => {
+            anyhow::bail!("the card is for another overlay than {}: its owner cannot be called here", overlay.name)
+        }
+        Err(reason) => anyhow::bail!("the card is not valid ({reason}): ask for it again"),
+    }
 }

@@ -3,13 +3,15 @@
 use super::first;
 use super::words::{print, print_json, say};
 use super::{Common, Outcome};
+use crate::clock::UnixMillis;
 use crate::config::ChosenOverlay;
 use crate::gateway::{self, NewPhone, Owner};
-use crate::identity::{Seed, UserIdentity};
+use crate::identity::{NodeSecret, Seed, UserIdentity};
 use crate::node::Passphrase;
 use crate::node::book::{Book, number_of};
 use crate::node::dir::DataDir;
 use crate::node::users;
+use crate::record::{CardDraft, sign_card};
 use crate::uri::IdHash;
 use anyhow::Context;
 use clap::Subcommand;
@@ -32,11 +34,14 @@ pub(super) enum IdCommand {
     },
     /// Bring a number back: from an exported file, or from 24 recovery words on standard input
     Import { file: Option<PathBuf> },
-    /// The address to give away
+    /// What to give away so that others can call: number, address, and a signed card
     Card {
         /// Which, when there are several
         #[arg(long, value_name = "NUMBER")]
         user: Option<String>,
+        /// A name on the card: what its reader may call you, at most 48 bytes
+        #[arg(long, value_name = "NAME")]
+        nickname: Option<String>,
     },
 }
 
@@ -46,7 +51,7 @@ pub(super) fn id(common: &Common, command: IdCommand) -> anyhow::Result<Outcome>
         IdCommand::Show => show(common, &dir),
         IdCommand::Export { file, user, offline } => export(common, &dir, &file, user.as_deref(), offline),
         IdCommand::Import { file } => import(common, &dir, file.as_deref()),
-        IdCommand::Card { user } => card(common, &dir, user.as_deref()),
+        IdCommand::Card { user, nickname } => card(common, &dir, user.as_deref(), nickname),
     }
 }
 
@@ -121,15 +126,27 @@ fn import(common: &Common, dir: &DataDir, file: Option<&Path>) -> anyhow::Result
     Ok(Outcome::Done)
 }
 
-fn card(common: &Common, dir: &DataDir, user: Option<&str>) -> anyhow::Result<Outcome> {
+fn card(common: &Common, dir: &DataDir, user: Option<&str>, nickname: Option<String>) -> anyhow::Result<Outcome> {
     let overlay = ChosenOverlay::choose(&common.settings(None)?.overlay)?;
     let user = pick(dir, user)?;
+    let device = NodeSecret::load_or_create(dir.path())?;
+    let now = UnixMillis::now();
+    let open = |p: Option<&str>| users::certified(dir, &user, &overlay.id, device.public(), p, now);
+    let (certified, _) = first::with_passphrase(common, open)?;
     let uri = format!("sip:{user}@{}", overlay.name);
+    let said = CardDraft { overlay_name: overlay.name, nickname: nickname.unwrap_or_default(), node_hints: Vec::new() };
+    let host = &certified.user;
+    let card = sign_card(&host.header, &host.certificate, &device, &overlay.id, &said)
+        .context("no card can be made with that nickname")?;
     if common.json {
-        print_json(&serde_json::json!({ "number": user.to_string(), "grouped": user.grouped(), "uri": uri }))?;
+        let shown = serde_json::json!({
+            "number": user.to_string(), "grouped": user.grouped(), "uri": uri, "card": card,
+        });
+        print_json(&shown)?;
     } else {
         print(&user.grouped());
         print(&uri);
+        print(&card);
     }
     Ok(Outcome::Done)
 }
@@ -139,10 +156,12 @@ fn read_words() -> anyhow::Result<zeroize::Zeroizing<String>> {
     if std::io::stdin().is_terminal() {
         *words = rpassword::prompt_password("The 24 recovery words (not shown): ").context("the terminal")?;
     } else {
-        // 24 words of at most 8 letters; whatever is longer is something else.
+        // 24 words of at most 8 letters and a line before them; whatever is longer is something else.
         std::io::stdin().take(1_024).read_to_string(&mut words).context("standard input")?;
     }
-    Ok(words)
+    // A file of recovery words names the number in a line of its own.
+    let plain = words.lines().filter(|line| !line.trim_start().starts_with('#'));
+    Ok(zeroize::Zeroizing::new(plain.collect::<Vec<_>>().join(" ")))
 }
 
 fn pick(dir: &DataDir, number: Option<&str>) -> anyhow::Result<IdHash> {
