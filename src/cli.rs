@@ -15,6 +15,7 @@ mod id;
 mod line;
 mod local;
 mod phone;
+mod recovery;
 mod run;
 mod settings;
 mod status;

@@ -2,7 +2,7 @@
 
 use super::line::{Audio, CallReport, Line};
 use super::local::Reach;
-use super::words::{asked_to_stop, print, print_json, say};
+use super::words::{StopRequest, print, print_json, say};
 use super::{Common, Outcome, first};
 use crate::directory::PhoneAccount;
 use crate::media::audio::Source;
@@ -55,9 +55,11 @@ pub(super) struct AnswerArgs {
 }
 
 pub(super) async fn call(common: &Common, args: CallArgs) -> anyhow::Result<Outcome> {
-    let (reach, mut line) = open(common, &args.audio).await?;
     let audio = args.audio.audio(Some(args.duration))?;
-    let report = line.call(&args.who, &audio, asked_to_stop()).await;
+    let (reach, mut line) = open(common, &args.audio).await?;
+    // From here on there is something to end in order.
+    let mut stop = StopRequest::listen()?;
+    let report = line.call(&args.who, &audio, stop.asked()).await;
     line.close().await;
     reach.end().await;
     let report = report?;
@@ -66,8 +68,10 @@ pub(super) async fn call(common: &Common, args: CallArgs) -> anyhow::Result<Outc
 }
 
 pub(super) async fn answer(common: &Common, args: AnswerArgs) -> anyhow::Result<Outcome> {
-    let (reach, mut line) = open(common, &args.audio).await?;
     let audio = args.audio.audio(args.duration)?;
+    let (reach, mut line) = open(common, &args.audio).await?;
+    // From here on there is something to end in order.
+    let mut stop = StopRequest::listen()?;
     if !common.json {
         say("ready: calls are answered by themselves; Ctrl-C ends");
     }
@@ -76,7 +80,7 @@ pub(super) async fn answer(common: &Common, args: AnswerArgs) -> anyhow::Result<
         if args.count.is_some_and(|count| calls >= count) {
             break Ok(Outcome::Done);
         }
-        match line.answer(&audio, args.after, asked_to_stop()).await {
+        match line.answer(&audio, args.after, stop.asked()).await {
             Ok(Some(report)) => {
                 calls += 1;
                 tell(common, &report)?;

@@ -3,7 +3,7 @@
 //! for softphones, and leaves nothing behind.
 
 use super::line::{Audio, Line};
-use super::words::{Progress, asked_to_stop, print, print_json, say, say_bold, start_log};
+use super::words::{Progress, StopRequest, print, print_json, say, say_bold, start_log};
 use super::{Common, Outcome};
 use crate::config::{Listen, Role, Serve, Settings};
 use crate::gateway::{self, NewPhone, Owner};
@@ -68,6 +68,7 @@ struct Demo {
 
 pub(super) async fn demo(common: &Common, args: &DemoArgs) -> anyhow::Result<Outcome> {
     start_log(common.log.as_deref().unwrap_or("error"))?;
+    let mut stop = StopRequest::listen()?;
     let mut demo = None;
     let run = async {
         let started = demo.insert(Demo::start(common.json).await?);
@@ -76,7 +77,7 @@ pub(super) async fn demo(common: &Common, args: &DemoArgs) -> anyhow::Result<Out
     };
     let measured = tokio::select! {
         measured = run => Some(measured),
-        () = asked_to_stop() => None,
+        () = stop.asked() => None,
     };
     let result = match measured {
         Some(Ok(measured)) => {
@@ -85,7 +86,7 @@ pub(super) async fn demo(common: &Common, args: &DemoArgs) -> anyhow::Result<Out
                 && let Some(demo) = &demo
             {
                 demo.invite()?;
-                asked_to_stop().await;
+                stop.asked().await;
             }
             Ok(if measured.tones_ok { Outcome::Done } else { Outcome::No })
         }
@@ -185,6 +186,9 @@ impl Demo {
             print(&format!("  server {server}  user {}  password {}", person.account, person.password));
             print(&format!("  number {}", person.user.grouped()));
             print(&format!("  sip:{}@{}", person.user, node.info().overlay));
+        }
+        if let Some(server) = self.nodes[NODES - 2].info().sip_udp {
+            super::run::say_outbound(server, &self.nodes[NODES - 2].info().overlay, &self.alice.account);
         }
         say("Each has the other as a contact: dial `alice` or `bob`, a whole number, or `echo` to hear yourself.");
         say("Ctrl-C ends the demo and leaves nothing behind.");

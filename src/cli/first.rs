@@ -1,7 +1,7 @@
-//! First use: what is missing is made, recovery words are shown once, the passphrase is asked for.
+//! First use: what is missing is made, recovery words are handed over, the passphrase is asked for.
 
-use super::Common;
 use super::words::{say, say_bold};
+use super::{Common, recovery};
 use crate::gateway::{self, NewPhone, Owner};
 use crate::identity::KeyFileError;
 use crate::node::Passphrase;
@@ -31,7 +31,7 @@ pub(super) fn desktop(common: &Common, dir: &DataDir) -> anyhow::Result<Option<P
         say_bold("This is your number:");
         say(&format!("    {}", added.user.grouped()));
         if let Some(words) = &added.words {
-            show_words(words);
+            recovery::hand_over(dir, &added.user, words)?;
         }
         if passphrase.is_none() {
             warn_unprotected();
@@ -45,18 +45,6 @@ pub(super) fn desktop(common: &Common, dir: &DataDir) -> anyhow::Result<Option<P
         gateway::add_phone(dir, new, None)?;
     }
     passphrase_from_file(common)
-}
-
-/// The words from which the number can be brought back. Shown once, kept nowhere.
-pub(super) fn show_words(words: &str) {
-    say_bold("Write these 24 words on paper. They bring your number back on an empty machine, and whoever has them");
-    say_bold("has your number. They are shown this once and kept nowhere:");
-    let words: Vec<&str> = words.split_whitespace().collect();
-    for (row, chunk) in words.chunks(6).enumerate() {
-        let line: Vec<String> =
-            chunk.iter().enumerate().map(|(i, w)| format!("{:>2} {w:<9}", row * 6 + i + 1)).collect();
-        say(&format!("    {}", line.join(" ")));
-    }
 }
 
 /// What declining a passphrase means.

@@ -1,7 +1,7 @@
 //! `phone add|list|remove`.
 
 use super::words::{print, print_json, say};
-use super::{Common, Outcome, first};
+use super::{Common, Outcome, first, recovery};
 use crate::config::{ChosenOverlay, Role};
 use crate::directory::PhoneAccount;
 use crate::gateway::{self, NewPhone, Owner};
@@ -85,7 +85,7 @@ pub(super) fn phone(common: &Common, command: PhoneCommand) -> anyhow::Result<Ou
                 print_account(&shown);
             }
             if let Some(words) = &added.words {
-                first::show_words(words);
+                recovery::hand_over(&dir, &added.user, words)?;
                 if common.passphrase_file.is_none() {
                     first::warn_unprotected();
                 }

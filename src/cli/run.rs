@@ -1,11 +1,13 @@
 //! Running a node in the foreground: desktop, relay, gateway.
 
-use super::words::{Progress, asked_to_stop, print, print_json, say, say_bold, start_log};
-use super::{Common, Outcome, first, local};
+use super::words::{Progress, StopRequest, print, print_json, say, say_bold, start_log};
+use super::{Common, Outcome, first, local, recovery};
 use crate::config::Role;
 use crate::node::book::Book;
 use crate::node::{Node, NodeConfig};
 use crate::uri::IdHash;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
 
 pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<Outcome> {
     let dir = common.dir()?;
@@ -14,6 +16,7 @@ pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<O
     let settings = common.settings(role)?;
     start_log(&settings.log.filter)?;
     let role = settings.role;
+    recovery::remind(&dir);
     let chosen = match role {
         Role::Desktop => first::desktop(common, &dir)?,
         Role::Relay | Role::Gateway => first::passphrase_from_file(common)?,
@@ -22,6 +25,8 @@ pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<O
         Some(passphrase) => Some(passphrase),
         None => local::unlock(common, &dir, &settings)?,
     };
+    // Before others can see that the node is up: from then on it may be asked to end.
+    let mut stop = StopRequest::listen()?;
     let node = Node::start(NodeConfig { dir, settings, temporary: false, passphrase }).await?;
     node.notices().iter().for_each(|notice| say_bold(notice));
     if common.json {
@@ -30,7 +35,7 @@ pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<O
         introduce(&node, role)?;
     }
     tokio::select! {
-        () = asked_to_stop() => {}
+        () = stop.asked() => {}
         () = stay(&node, common.json) => {}
     }
     if !common.json {
@@ -39,7 +44,7 @@ pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<O
     // A second Ctrl-C does not wait for anybody.
     tokio::select! {
         () = node.stop() => {}
-        () = asked_to_stop() => {}
+        () = stop.asked() => {}
     }
     Ok(Outcome::Done)
 }
@@ -53,6 +58,15 @@ async fn stay(node: &Node, quiet: bool) {
     std::future::pending::<()>().await;
 }
 
+/// What every softphone must be told: it would ask the name servers for the host of an address.
+pub(super) fn say_outbound(server: SocketAddr, overlay: &str, account: &str) {
+    say(&format!(
+        "The phone must use the node as its outbound proxy too: addresses end in @{overlay}, which no name server knows."
+    ));
+    say(&format!("    baresip    <sip:{account}@{server}>;auth_pass=PASSWORD;outbound=\"sip:{server}\""));
+    say(&format!("    linphone   sip:{account}@{server}, proxy sip:{server}, route sip:{server};lr"));
+}
+
 fn introduce(node: &Node, role: Role) -> anyhow::Result<()> {
     let info = node.info();
     let phones = Book::new(node.data_dir()).phones()?;
@@ -62,16 +76,21 @@ fn introduce(node: &Node, role: Role) -> anyhow::Result<()> {
         print(&format!("address   {}", user.uri));
         for account in user.accounts.iter().filter_map(|a| phones.get(&a.name)) {
             let server = info.sip_udp.or(info.sip_tcp).map_or_else(|| "off".to_owned(), |s| s.to_string());
-            // A gateway's output ends up in a system log: its passwords do not.
-            let password = if role == Role::Desktop { &account.password } else { "(see `peerline phone list`)" };
+            // What is no terminal may be a system log: passwords do not end up there.
+            let open = role == Role::Desktop && std::io::stdout().is_terminal();
+            let password = if open { &account.password } else { "(see `peerline phone list`)" };
             print(&format!("phone     server {server} (UDP or TCP)  user {}  password {password}", account.name));
         }
     }
     match role {
         Role::Desktop => {
             say(
-                "Next: register a softphone with that account, call `echo` to hear yourself, and give your number away.",
+                "Next: register a softphone with that account, call `echo` to hear yourself, and give your number away",
             );
+            say("(`peerline id card`).");
+            if let Some(server) = info.sip_udp.or(info.sip_tcp) {
+                say_outbound(server, &info.overlay, first::DESKTOP_ACCOUNT);
+            }
         }
         Role::Gateway if info.users.is_empty() => {
             say("Next: `peerline phone add NAME` makes an account and a number for a phone.");

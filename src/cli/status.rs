@@ -2,13 +2,14 @@
 
 use super::local::{self, Reach};
 use super::words::{print, print_json, say};
-use super::{Common, Outcome};
+use super::{Common, Outcome, recovery};
 use crate::node::run_file::RunInfo;
 use crate::web::look_up;
 use serde_json::Value;
 
 pub(super) async fn status(common: &Common) -> anyhow::Result<Outcome> {
     let dir = common.dir()?;
+    recovery::remind(&dir);
     let Some(run) = RunInfo::of_running(&dir)? else {
         say(&format!("no node runs on {}", dir.path().display()));
         return Ok(Outcome::No);

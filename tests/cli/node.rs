@@ -16,14 +16,14 @@ fn a_first_start_makes_what_is_missing_and_a_second_keeps_it() {
     let (took, code, words) = node.terminate();
     assert_eq!(code, Some(0), "{words}");
     assert!(took <= Duration::from_secs(3), "{took:?}");
-    assert!(words.contains("24 words"), "{words}");
+    assert!(words.contains("24 recovery words") && words.contains("recovery-words.txt"), "{words}");
     assert!(!home.data().join("run.json").exists());
 
     let again = home.start(&[], "first", &[]);
     assert_eq!(again.info["users"][0]["number"], number.as_str());
     assert_eq!((again.text("peer_id"), again.bootstrap()), (peer, listen));
     let (_, _, words) = again.terminate();
-    assert!(!words.contains("24 words"), "{words}");
+    assert!(!words.contains("24 recovery words") && words.contains("still in"), "{words}");
 }
 
 #[test]
