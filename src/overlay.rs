@@ -14,6 +14,7 @@ mod actor;
 mod address;
 mod ask;
 mod behaviour;
+mod dialling;
 mod estimate;
 mod intake;
 mod limits;

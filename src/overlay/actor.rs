@@ -2,6 +2,7 @@
 //! due. It waits for nobody: not for the store (written behind), not for who reads the events (links are paused).
 
 use super::behaviour::Behaviour;
+use super::dialling::Dialling;
 use super::lookup::Lookup;
 use super::meter::Meter;
 use super::peers::Peers;
@@ -78,6 +79,7 @@ pub(super) struct Actor {
     pub(super) writer: mpsc::Sender<Vec<Write>>,
     pub(super) writing: tokio::task::JoinHandle<()>,
     pub(super) loaded: mpsc::Receiver<Vec<(RecordKey, ValidBundle)>>,
+    pub(super) dialling: Dialling,
     pub(super) peers: Peers,
     pub(super) ledger: Ledger<PeerId>,
     pub(super) intake: intake::Intake,
@@ -166,7 +168,9 @@ impl Actor {
 
     fn connect(&mut self, to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>>) {
         let addresses = to.addresses.into_iter().filter_map(|bytes| Multiaddr::try_from(bytes).ok());
-        let addresses = addresses.filter(|address| self.may_dial(address)).collect();
+        let addresses: Vec<Multiaddr> = addresses.filter(|address| self.may_dial(address)).collect();
+        // The callee's own signed word, and a person who waits.
+        addresses.iter().for_each(|address| self.dialling.free(address));
         let links = &mut self.swarm.behaviour_mut().link;
         let link = links.connect(to.local, to.remote, to.node, addresses, to.deadline);
         if links.is_up(link) {

@@ -2,16 +2,23 @@
 //! and a peer that is noted.
 
 use super::actor::Actor;
+use super::address::ip_of;
 use super::records::{Kept, NotKept};
-use crate::admission::{Bucket, PerSource, Rate};
+use crate::admission::{Bucket, PerSource, Rate, Subnet};
 use crate::ledger::Fact;
+use crate::reachability::is_global;
 use crate::record::RejectReason;
+use libp2p::swarm::ConnectionId;
 use libp2p::{PeerId, kad};
 use std::time::Instant;
 
 /// Puts of one peer. A gateway with 1,000 users refreshes 4,000 keys in 20 minutes, 3.3 a second to a peer that holds
 /// them all; the burst is its start.
 const PER_PEER: Rate = Rate { per_second: 20.0, burst: 1_000.0 };
+
+/// Puts of one network, where it is a global one: peer ids are free, networks are not. Two busy gateways behind one
+/// address still fit.
+const PER_SUBNET: Rate = Rate { per_second: 100.0, burst: 2_000.0 };
 
 /// Puts of all peers together: at 0.3 ms each, a third of a core.
 const ALL: Rate = Rate { per_second: 1_000.0, burst: 4_000.0 };
@@ -24,27 +31,39 @@ const LARGE: usize = 40;
 
 pub(super) struct Intake {
     per_peer: PerSource<PeerId>,
+    per_subnet: PerSource<Subnet>,
     all: Bucket,
 }
 
 impl Intake {
     pub(super) fn new(now: Instant) -> Self {
-        Self { per_peer: PerSource::new(PER_PEER, MAX_PEERS), all: Bucket::full(ALL, now) }
+        Self {
+            per_peer: PerSource::new(PER_PEER, MAX_PEERS),
+            per_subnet: PerSource::new(PER_SUBNET, MAX_PEERS),
+            all: Bucket::full(ALL, now),
+        }
     }
 }
 
 impl Actor {
     /// A peer wants a record kept. The acknowledgement has left already (K3), which is why publishers read back.
-    pub(super) fn offered(&mut self, source: PeerId, record: &kad::Record) {
+    pub(super) fn offered(&mut self, source: PeerId, connection: ConnectionId, record: &kad::Record) {
         let now = Instant::now();
         self.upkeep.changed = true;
         if self.ledger.shuns(&source, now) {
             self.meter.refuse("put: peer is shunned".into());
             return;
         }
-        if !self.intake.per_peer.take(source, now) || !self.intake.all.take(ALL, now) {
+        if !self.intake.per_peer.take(source, now) {
             self.meter.refuse("put: too often".into());
             self.ledger.note(source, Fact::Flood, now);
+            return;
+        }
+        // What others of its network, or everybody, put too often is not this peer's fault.
+        let from = self.inbound.get(&connection).and_then(ip_of).filter(|ip| is_global(*ip));
+        let shared = from.is_none_or(|ip| self.intake.per_subnet.take(Subnet::of(ip), now));
+        if !shared || !self.intake.all.take(ALL, now) {
+            self.meter.refuse("put: too many".into());
             return;
         }
         let nearer = if self.upkeep.servers < LARGE { 0 } else { self.nearer_than_here(record.key.as_ref()) };

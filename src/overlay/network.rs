@@ -100,6 +100,7 @@ impl Actor {
         match endpoint {
             ConnectedPoint::Dialer { address, .. } if direct => {
                 let (address, _) = super::address::split_peer(address.clone());
+                self.dialling.free(&address);
                 self.peers.connected(peer, Some(&address), now, wall);
                 self.admit_if_serving(peer);
                 if let Some(at) = self.feelers.get_mut(&connection) {
@@ -138,6 +139,7 @@ impl Actor {
         let claimed = claimed.take(16).collect();
         let addresses = self.peers.dial_back(&peer, claimed, now);
         if !addresses.is_empty() {
+            addresses.iter().for_each(|address| self.dialling.free(address));
             let opts = DialOpts::peer_id(peer)
                 .condition(PeerCondition::Always)
                 .addresses(addresses)
@@ -192,9 +194,9 @@ impl Actor {
 
     fn kad_event(&mut self, event: kad::Event) {
         match event {
-            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { source, record, .. } } => {
+            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { source, connection, record } } => {
                 if let Some(record) = record {
-                    self.offered(source, &record);
+                    self.offered(source, connection, &record);
                 }
             }
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => self.progressed(id, result, step.last),
@@ -240,6 +242,7 @@ impl Actor {
         if peer == self.here || self.peers.is_connected(&peer) {
             return;
         }
+        addresses.iter().for_each(|address| self.dialling.free(address));
         let opts = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses);
         if let Err(error) = self.swarm.dial(opts.build()) {
             tracing::trace!(%peer, %error, "not dialled");
@@ -251,6 +254,7 @@ impl Actor {
         match peer {
             Some(peer) => self.dial_known(peer, vec![address]),
             None => {
+                self.dialling.free(&address);
                 if let Err(error) = self.swarm.dial(DialOpts::unknown_peer_id().address(address).build()) {
                     tracing::debug!(%error, "bootstrap node not dialled");
                 }

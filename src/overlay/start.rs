@@ -3,6 +3,7 @@
 use super::actor::Actor;
 use super::address::{self, to_plain};
 use super::behaviour::{Behaviour, protocol};
+use super::dialling::Dialling;
 use super::intake::Intake;
 use super::meter::Meter;
 use super::peers::{self, MAX_CACHED};
@@ -55,7 +56,9 @@ impl Overlay {
             Keypair::ed25519_from_bytes(config.secret.to_bytes()).map_err(|e| StartError::Other(e.to_string()))?;
         let here = key.public().to_peer_id();
         let meter = Meter::new(&metrics);
-        let transport = transport::build(&key, &meter.traffic).map_err(|e| StartError::Other(e.to_string()))?;
+        let dialling = Dialling::new(config.scope);
+        let transport =
+            transport::build(&key, &meter.traffic, &dialling).map_err(|e| StartError::Other(e.to_string()))?;
         let records = Records::new(here, config.limits.max_records, UnixMillis::now);
         let settings = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_CONNECTION);
         let mut swarm = Swarm::new(transport, Behaviour::new(&config, &key, records), here, settings);
@@ -91,6 +94,7 @@ impl Overlay {
             writer,
             writing,
             loaded,
+            dialling,
             peers: Default::default(),
             ledger: Default::default(),
             intake: Intake::new(now),
@@ -270,10 +274,12 @@ fn spawn_writer(store: Store) -> (mpsc::Sender<Vec<Write>>, tokio::task::JoinHan
             let rows: Vec<Write> = batches.drain(..).flatten().collect();
             let store = store.clone();
             let written = tokio::task::spawn_blocking(move || {
-                rows.into_iter().try_for_each(|(key, value)| match value {
+                // Each by itself: a row that has no place must not keep the others from being removed.
+                let results = rows.into_iter().map(|(key, value)| match value {
                     Some(value) => store.put(Table::Records, &key, &value),
                     None => store.remove(Table::Records, &key),
-                })
+                });
+                results.fold(Ok(()), |first, result| first.and(result))
             });
             if let Ok(Err(error)) = written.await {
                 tracing::warn!(%error, "records are kept in memory only");

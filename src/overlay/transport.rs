@@ -1,5 +1,6 @@
 //! The way bytes leave and come: TCP with Noise and yamux, and QUIC, with names resolved, all of it counted.
 
+use super::dialling::{Dialling, Guarded};
 use super::meter::Traffic;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent};
@@ -36,13 +37,14 @@ pub(super) type BuildError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// # Errors
 /// When Noise cannot be set up with the key.
-pub(super) fn build(key: &Keypair, traffic: &Traffic) -> Result<Boxed<Connection>, BuildError> {
-    let named = match dns::tokio::Transport::system(stack(key)?) {
+pub(super) fn build(key: &Keypair, traffic: &Traffic, rules: &Dialling) -> Result<Boxed<Connection>, BuildError> {
+    let guarded = || Ok::<_, BuildError>(Guarded::new(stack(key)?, rules.clone()));
+    let named = match dns::tokio::Transport::system(guarded()?) {
         Ok(named) => named.boxed(),
         Err(error) => {
             // A machine without a resolver still has addresses.
             tracing::debug!(%error, "no name resolution: bootstrap nodes given by name are out of reach");
-            stack(key)?
+            guarded()?.boxed()
         }
     };
     let traffic = traffic.clone();
