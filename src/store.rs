@@ -68,12 +68,12 @@ impl Table {
     }
 
     /// Rows at most, and what happens then. The users of a table keep it far smaller by their own rules; this is the
-    /// last wall in front of the disk. 200,000 registrations of a large gateway must fit; 20,000 bundles are 240 MB at
-    /// their largest.
+    /// last wall in front of the disk. 200,000 registrations of a large gateway must fit; bundles are bounded in bytes by
+    /// who keeps them.
     fn bound(self) -> (usize, WhenFull) {
         match self {
             Table::Sequences | Table::Registrations => (200_000, WhenFull::Refuse),
-            Table::Records => (20_000, WhenFull::Refuse),
+            Table::Records => (50_000, WhenFull::Refuse),
             Table::Pins => (100_000, WhenFull::Refuse),
             Table::Peers => (2_000, WhenFull::Refuse),
             Table::History => (50_000, WhenFull::DropFirst),

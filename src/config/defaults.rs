@@ -19,7 +19,7 @@ pub(super) fn of_role(role: Role) -> Settings {
         // A household behind one address is a handful of nodes; 64 links are far more calls than one person has.
         Role::Desktop => (256, 16, 64, 64, 10_000),
         // A bootstrap node meets everybody, and carrier NATs put many behind one address.
-        Role::Relay => (4_096, 64, 256, 16, 200_000),
+        Role::Relay => (4_096, 64, 256, 16, 40_000),
         // One link per pair of users with a call: 500 phones in calls at once.
         Role::Gateway => (512, 32, 128, 1_000, 20_000),
     };

@@ -7,7 +7,7 @@ use libp2p::PeerId;
 use libp2p::kad::{ProviderRecord, Record, RecordKey as KadKey, store};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// Nodes of ours that are nearer to a key, from which on the record is none of our business: twice the replication
@@ -16,6 +16,13 @@ const NEARER_IS_NOT_MINE: usize = 40;
 
 /// Writes that wait for the store at most; more are dropped, as the publisher's refresh brings them again.
 const MAX_WRITES: usize = 4096;
+
+/// Encoded bytes kept at most, however many records that is; in memory a record takes some three times as much. Anybody
+/// can make records of 12 KiB, so a bound of their number alone is none.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+
+/// What has expired is looked for this often when there is no room: a full index must not cost a walk for each put.
+const EXPIRE_AGAIN_MS: u64 = 10_000;
 
 /// Why a record from a peer was not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,14 +56,29 @@ struct Held {
 pub(super) struct Records {
     here: [u8; 32],
     max: usize,
+    max_bytes: usize,
     held: HashMap<[u8; 32], Held>,
+    /// Keys by their distance from this node.
+    by_distance: BTreeMap<[u8; 32], [u8; 32]>,
+    bytes: usize,
+    expired_at: UnixMillis,
     writes: Vec<Write>,
     clock: fn() -> UnixMillis,
 }
 
 impl Records {
     pub(super) fn new(node: PeerId, max: usize, clock: fn() -> UnixMillis) -> Self {
-        Self { here: Sha256::digest(node.to_bytes()).into(), max, held: HashMap::new(), writes: Vec::new(), clock }
+        Self {
+            here: Sha256::digest(node.to_bytes()).into(),
+            max,
+            max_bytes: MAX_BYTES,
+            held: HashMap::new(),
+            by_distance: BTreeMap::new(),
+            bytes: 0,
+            expired_at: UnixMillis(0),
+            writes: Vec::new(),
+            clock,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -99,27 +121,42 @@ impl Records {
             }
             None => bundle,
         };
-        if self.held.len() >= self.max && !self.held.contains_key(&key.0) {
-            self.make_room(&key, now)?;
-        }
         let bytes = merged.encode();
+        let distance = self.distance(&key.0);
+        self.make_room(&key, &distance, bytes.len(), now)?;
         self.write(key.0, Some(bytes.clone()));
-        self.held.insert(key.0, Held { bundle: merged, bytes });
+        self.bytes += bytes.len();
+        self.by_distance.insert(distance, key.0);
+        if let Some(before) = self.held.insert(key.0, Held { bundle: merged, bytes }) {
+            self.bytes -= before.bytes.len();
+        }
         Ok(Kept::Fresher)
     }
 
-    /// Drops what has expired, or else the record farthest from this node if the new one is nearer.
-    fn make_room(&mut self, new: &RecordKey, now: UnixMillis) -> Result<(), NotKept> {
-        self.expire(now);
-        if self.held.len() < self.max {
-            return Ok(());
+    /// Drops what has expired, or else records farther from this node than this one, until `bytes` under `key` fit.
+    fn make_room(
+        &mut self,
+        key: &RecordKey,
+        distance: &[u8; 32],
+        bytes: usize,
+        now: UnixMillis,
+    ) -> Result<(), NotKept> {
+        let fits = |records: &Self| {
+            let (count, before) = records.held.get(&key.0).map_or((1, 0), |held| (0, held.bytes.len()));
+            records.held.len() + count <= records.max && records.bytes - before + bytes <= records.max_bytes
+        };
+        if !fits(self) && now.0.abs_diff(self.expired_at.0) >= EXPIRE_AGAIN_MS {
+            self.expired_at = now;
+            self.expire(now);
         }
-        let farthest = self.held.keys().max_by_key(|key| self.distance(*key)).copied().ok_or(NotKept::Full)?;
-        if self.distance(&new.0) >= self.distance(&farthest) {
-            return Err(NotKept::Full);
+        while !fits(self) {
+            let (farthest, victim) = self.by_distance.last_key_value().ok_or(NotKept::Full)?;
+            if farthest <= distance {
+                return Err(NotKept::Full);
+            }
+            let victim = *victim;
+            self.drop_key(&victim);
         }
-        self.held.remove(&farthest);
-        self.write(farthest, None);
         Ok(())
     }
 
@@ -128,8 +165,16 @@ impl Records {
         let over: Vec<[u8; 32]> =
             self.held.iter().filter(|(_, held)| held.bundle.expires_at() <= now).map(|(key, _)| *key).collect();
         for key in over {
-            self.held.remove(&key);
-            self.write(key, None);
+            self.drop_key(&key);
+        }
+    }
+
+    fn drop_key(&mut self, key: &[u8; 32]) {
+        if let Some(held) = self.held.remove(key) {
+            self.bytes -= held.bytes.len();
+            let distance = self.distance(key);
+            self.by_distance.remove(&distance);
+            self.write(*key, None);
         }
     }
 
@@ -202,4 +247,76 @@ impl store::RecordStore for Records {
     }
 
     fn remove_provider(&mut self, _key: &KadKey, _provider: &PeerId) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{NodeSecret, Seed};
+    use crate::record::{EntryDraft, UserHeader, replica_keys, sign_bundle};
+    use crate::wire::{AddressScope, OverlayId};
+
+    const OVERLAY: OverlayId = OverlayId([3; 32]);
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn judge() -> Judge {
+        Judge { overlay: OVERLAY, scope: AddressScope::Any, now: NOW }
+    }
+
+    /// A stranger's record, with one of its keys.
+    fn record(addresses: usize) -> (RecordKey, Vec<u8>) {
+        let (user, device) = (Seed::generate().identity(), NodeSecret::generate());
+        let certificate = user.certify(device.public(), &OVERLAY, 0, NOW);
+        let draft = EntryDraft {
+            epoch: 0,
+            sequence: NOW.0,
+            issued_at: NOW,
+            expires_at: UnixMillis(NOW.0 + 3_600_000),
+            tombstone: false,
+            priority: 0,
+            addresses: vec![vec![4, 8, 8, 8, 8, 6, 1, 1]; addresses],
+        };
+        let header = UserHeader::from(&user);
+        (replica_keys(&OVERLAY, &user.id)[0], sign_bundle(&header, &certificate, &device, &OVERLAY, &draft))
+    }
+
+    fn sound(records: &Records) {
+        let bytes: usize = records.held.values().map(|held| held.bytes.len()).sum();
+        assert_eq!((records.bytes, records.by_distance.len()), (bytes, records.held.len()));
+        assert!(records.bytes <= records.max_bytes && records.held.len() <= records.max);
+    }
+
+    #[test]
+    fn strangers_fill_neither_the_number_nor_the_bytes_and_the_nearest_stay() {
+        for (max, max_bytes) in [(8, MAX_BYTES), (usize::MAX, 4_000)] {
+            let mut records = Records { max_bytes, ..Records::new(PeerId::random(), max, || NOW) };
+            let (mut all, mut full) = (Vec::new(), 0);
+            for n in 0..60 {
+                let (key, bytes) = record(n % 3);
+                match records.offer(&key.0, &bytes, &judge(), 0) {
+                    Ok(kept) => assert_eq!(kept, Kept::Fresher),
+                    Err(why) => {
+                        assert_eq!(why, NotKept::Full);
+                        full += 1;
+                    }
+                }
+                all.push(records.distance(&key.0));
+                sound(&records);
+            }
+            assert!(full > 0 && records.len() > 2);
+            all.sort_unstable();
+            assert_eq!(records.by_distance.keys().next(), all.first(), "the nearest of all is held");
+        }
+    }
+
+    #[test]
+    fn what_is_over_makes_room_and_the_bytes_are_given_back() {
+        let mut records = Records::new(PeerId::random(), 1, || NOW);
+        let (key, bytes) = record(0);
+        records.offer(&key.0, &bytes, &judge(), 0).unwrap();
+        assert_eq!(records.offer(&key.0, &bytes, &judge(), 0), Ok(Kept::Already));
+        records.expire(UnixMillis(NOW.0 + 3_600_001));
+        sound(&records);
+        assert_eq!((records.len(), records.bytes), (0, 0));
+    }
 }
