@@ -42,6 +42,9 @@ const MAX_PENDING: u32 = 64;
 /// Connections with one peer: a direct one of each transport, each way.
 const MAX_PER_PEER: u32 = 4;
 
+/// No call is silent in signalling for longer.
+const LINK_FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
+
 /// The bounds come first: what they deny, the others never see.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -65,7 +68,14 @@ impl Behaviour {
     pub(super) fn new(config: &OverlayConfig, key: &Keypair, records: Records) -> Self {
         let here = key.public().to_peer_id();
         let Limits { max_connections, max_connections_per_ip, max_connections_per_subnet, .. } = config.limits;
-        let links = link::Config { max_links: config.limits.max_links, ..link::Config::default() };
+        let links = link::Config {
+            max_links: config.limits.max_links,
+            // Four peers at least to take them all.
+            max_links_per_peer: (config.limits.max_links / 4).clamp(4, 64),
+            // `calls` closes what no call uses; here only what was forgotten ends, never a long call.
+            idle: LINK_FORGOTTEN,
+            ..link::Config::default()
+        };
         let mdns = config.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), here));
         let mdns = mdns.and_then(|mdns| {
             mdns.inspect_err(|error| tracing::warn!(%error, "nodes on this network will not be found by themselves"))

@@ -203,8 +203,10 @@ impl Behaviour {
     /// While paused, no event is handed out, and soon the streams are not read either: back-pressure up to the peers.
     /// For an owner whose own consumer is slow.
     pub fn set_paused(&mut self, paused: bool) {
-        self.paused = paused;
-        self.wake();
+        if self.paused != paused {
+            self.paused = paused;
+            self.wake();
+        }
     }
 
     fn wake(&mut self) {

@@ -263,7 +263,9 @@ impl Behaviour {
         user: VerifiedPeerUser,
         now: Instant,
     ) -> Result<(), Refused> {
-        if self.is_full(pair.peer) {
+        // A quarter is for those whom we call ourselves: strangers cannot take every place.
+        let for_strangers = self.config.max_links - self.config.max_links / 4;
+        if self.is_full(pair.peer) || self.links.len() >= for_strangers {
             return Err(Refused::new(Refusal::Full));
         }
         let mut link = Link::new(self.new_link_id(), pair, user.node, hello.session, self.new_session(), now);
