@@ -197,7 +197,7 @@ impl Locator {
 
     /// False when `user` proved itself with an older key or certificate generation than was seen before.
     pub fn admits(&self, user: &VerifiedPeerUser) -> bool {
-        self.pins.admits(&user.id, user.pin)
+        self.pins.admits_stranger(&user.id, user.pin)
     }
 
     pub fn status(&self) -> watch::Receiver<PublishedStatus> {

@@ -5,6 +5,9 @@ use crate::store::{Store, Table};
 use crate::uri::IdHash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Half of `Table::Pins`.
+const FOR_STRANGERS: usize = 50_000;
+
 /// Cloneable; all clones are one set of pins. Kept in the store: a pin survives a restart.
 #[derive(Clone)]
 pub(super) struct Pins {
@@ -18,8 +21,18 @@ impl Pins {
         Self { store, turn: Arc::default() }
     }
 
-    /// False when something newer was seen of this user before. A new highest pin is kept.
+    /// False when something newer was seen of this user before. A new highest pin of somebody looked up is kept.
     pub(super) fn admits(&self, who: &IdHash, pin: Pin) -> bool {
+        self.judge(who, pin, true)
+    }
+
+    /// The same for somebody who came by themselves. Anybody can make users without end, so their pins take half of the
+    /// table at most: the other half is for those whom this node's users call.
+    pub(super) fn admits_stranger(&self, who: &IdHash, pin: Pin) -> bool {
+        self.judge(who, pin, self.store.len(Table::Pins) < FOR_STRANGERS)
+    }
+
+    fn judge(&self, who: &IdHash, pin: Pin, is_kept: bool) -> bool {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let held = match self.store.get(Table::Pins, &who.0) {
             Ok(row) => row.as_deref().and_then(decode),
@@ -31,7 +44,10 @@ impl Pins {
         if held.is_some_and(|held| pin < held) {
             return false;
         }
-        if held != Some(pin)
+        // Nothing is below the lowest pin, so it need not be kept.
+        let is_news = held.unwrap_or_default() < pin;
+        if is_news
+            && (is_kept || held.is_some())
             && let Err(error) = self.store.put(Table::Pins, &who.0, &encode(pin))
         {
             tracing::debug!(%error, "a pin was not kept");
