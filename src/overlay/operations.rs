@@ -71,7 +71,8 @@ impl Actor {
             let Some(mut operation) = self.running.remove(&id) else { continue };
             let asks = match &mut operation {
                 Operation::Publish(publication) => {
-                    let servers = self.table_by_position();
+                    // The table is walked once, when it begins.
+                    let servers = if publication.has_begun() { Vec::new() } else { self.table_by_position() };
                     let mut asks = publication.begin(|key| nearest(&servers, key), around, now);
                     asks.extend(publication.tick(around, now));
                     asks

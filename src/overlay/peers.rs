@@ -7,8 +7,9 @@ use libp2p::{Multiaddr, PeerId};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// Peers remembered at most: several full tables.
-const MAX_PEERS: usize = 1024;
+/// Peers remembered at most: more than a relay's connections, or strangers who only stay connected would leave no place
+/// for servers that we reach.
+const MAX_PEERS: usize = 8192;
 
 /// Verified addresses of a peer at most: TCP and QUIC, IPv4 and IPv6.
 pub(super) const MAX_ADDRESSES: usize = 4;
@@ -295,7 +296,7 @@ mod tests {
         let mut peers = Peers::default();
         let friend = PeerId::random();
         peers.connected(friend, Some(&address(1)), now, UnixMillis(0));
-        for _ in 0..MAX_PEERS * 2 {
+        for _ in 0..MAX_PEERS + 300 {
             let stranger = PeerId::random();
             peers.connected(stranger, None, now, UnixMillis(0));
             peers.disconnected(&stranger, false, now, UnixMillis(0));

@@ -83,6 +83,10 @@ impl Publication {
         }
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Begins as soon as there is anybody to store at. `nearest` are known servers, nearest first, for each key.
     pub(super) fn begin(
         &mut self,
