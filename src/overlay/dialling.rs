@@ -7,8 +7,8 @@
 
 use super::address::{ip_of, to_plain};
 use crate::admission::{PerSource, Rate, Subnet};
-use crate::reachability::{Transport as Over, is_global};
-use crate::wire::AddressScope;
+use crate::reachability::Transport as Over;
+use crate::wire::{AddressScope, is_global};
 use futures::future::BoxFuture;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent};
 use libp2p::{Multiaddr, Transport};
