@@ -7,7 +7,7 @@ use super::pins::Pins;
 use super::search::Search;
 use super::{BindError, Command, HostedUser, LocateError, LocatorConfig, Network, PublishedStatus, PublishedUser};
 use crate::clock::UnixMillis;
-use crate::overlay::{LocalUser, LookupEvent, LookupReport, PublishError, PublishReport};
+use crate::overlay::{LocalUser, LookupEvent, LookupReport, OverlayStatus, PublishError, PublishReport};
 use crate::record::ValidBundle;
 use crate::store::{Store, Table};
 use crate::telemetry::Metrics;
@@ -24,6 +24,10 @@ const MOST_REPORTS: usize = 256;
 
 /// Publications at once; the others wait in line.
 const PUBLICATIONS: usize = 16;
+
+/// Copies below which a publication is made again when more nodes are known: a node that publishes as it joins may know
+/// one other node only.
+const WANTED_COPIES: usize = 3;
 
 /// How late the status may be after a change: it names every user, so it is not made for each of thousands.
 const STATUS_AFTER: Duration = Duration::from_millis(100);
@@ -125,7 +129,8 @@ impl<O: Network> Driver<O> {
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>, addresses: Arc<Notify>) {
         let mut overlay = self.overlay.peers();
-        let mut peers = overlay.borrow_and_update().peers;
+        let seen = |status: &OverlayStatus| (status.peers, status.estimate);
+        let (mut peers, mut nodes) = seen(&overlay.borrow_and_update());
         let mut show = tokio::time::interval(STATUS_AFTER);
         show.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut watching = true;
@@ -143,9 +148,13 @@ impl<O: Network> Driver<O> {
                 }
                 changed = overlay.changed(), if watching => {
                     watching = changed.is_ok();
-                    let before = std::mem::replace(&mut peers, overlay.borrow_and_update().peers);
-                    if peers > before {
+                    let before = (peers, nodes);
+                    (peers, nodes) = seen(&overlay.borrow_and_update());
+                    if peers > before.0 {
                         self.machine.peers_joined(Instant::now());
+                    }
+                    if nodes > before.1 {
+                        self.machine.nodes_found(Instant::now());
                     }
                 }
                 _ = show.tick(), if self.dirty => self.show(),
@@ -258,6 +267,7 @@ impl<O: Network> Driver<O> {
 
     fn told(&mut self, user: IdHash, sequence: u64, result: &Result<PublishReport, PublishError>, now: Instant) {
         let told = match result {
+            Ok(report) if report.copies < WANTED_COPIES => Told::Thin,
             Ok(_) => Told::Published,
             // On the way out with nobody there: no one can be told, and no one holds it.
             Err(PublishError::Alone) if self.stopping.is_some() => Told::Published,
@@ -265,6 +275,13 @@ impl<O: Network> Driver<O> {
             Err(PublishError::TooFew { .. } | PublishError::Invalid(_) | PublishError::Stopped) => Told::Failed,
         };
         self.machine.told(user, sequence, told, now);
+        // Some may have been found since the publication counted them; this node itself is one of the estimate.
+        let others = self.overlay.peers().borrow().estimate.saturating_sub(1);
+        if let (Told::Thin, Ok(report)) = (told, result)
+            && report.copies < others
+        {
+            self.machine.nodes_found(now);
+        }
         let Some(hosted) = self.hosted.get_mut(&user) else { return };
         match result {
             Ok(report) => {

@@ -57,6 +57,8 @@ pub(super) enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     Published,
+    /// As many copies as there were nodes, and fewer than are wanted.
+    Thin,
     /// No other node was there.
     Alone,
     /// Too few copies.
@@ -80,6 +82,8 @@ struct Slot {
     /// `current` says REACHABLE.
     announced: bool,
     alone: bool,
+    /// Has too few copies for lack of nodes.
+    thin: bool,
     failures: u32,
     due: Option<Instant>,
 }
@@ -116,6 +120,7 @@ impl Publisher {
             current: 0,
             announced: false,
             alone: false,
+            thin: false,
             failures: 0,
             due: None,
         });
@@ -166,6 +171,14 @@ impl Publisher {
         }
     }
 
+    /// More nodes are known than before: what had too few copies is published again, at all of them.
+    pub(super) fn nodes_found(&mut self, now: Instant) {
+        let thin: Vec<IdHash> = self.slots.iter().filter(|(_, slot)| slot.thin).map(|(user, _)| *user).collect();
+        for user in thin {
+            self.set_due(user, Some(now + AFTER_JOINING));
+        }
+    }
+
     /// The overlay holds this number for our slot. If we did not use it (lost store), we go above it.
     pub(super) fn seen(&mut self, user: IdHash, sequence: u64, wall: UnixMillis) {
         let Some(slot) = self.slots.get_mut(&user) else { return };
@@ -194,7 +207,7 @@ impl Publisher {
         }
         slot.current = sequence;
         slot.announced = slot.bound;
-        slot.alone = false;
+        (slot.alone, slot.thin) = (false, false);
         let (shown, ttl) = if slot.bound { (Shown::Reachable, self.ttl) } else { (Shown::Tombstone, LONGEST_TTL) };
         let publish = slot.bound || slot.out;
         slot.out |= slot.bound;
@@ -219,8 +232,9 @@ impl Publisher {
             return;
         }
         match told {
-            Told::Published => {
+            Told::Published | Told::Thin => {
                 slot.failures = 0;
+                slot.thin = told == Told::Thin && slot.bound;
                 slot.out = slot.bound;
                 let wait = self.wait(user, sequence);
                 self.set_due(user, Some(now + wait));

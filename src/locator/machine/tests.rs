@@ -35,6 +35,26 @@ fn a_hosted_user_is_served_but_not_published_until_bound() {
 }
 
 #[test]
+fn what_has_too_few_copies_is_published_again_when_more_nodes_are_known() {
+    let (mut publisher, now) = (publisher(), Instant::now());
+    publisher.host(USER, 0, UnixMillis(1_000));
+    publisher.bind(USER, UnixMillis(1_000));
+    let bound = settle(&mut publisher, now, UnixMillis(1_000)).pop().unwrap();
+    publisher.nodes_found(now);
+    publisher.told(USER, bound.sequence, Told::Thin, now);
+    assert!(publisher.poll_timeout().unwrap() >= now + REFRESH / 2, "nobody new: no hurry");
+    publisher.nodes_found(now);
+    let due = publisher.poll_timeout().unwrap();
+    assert_eq!(due, now + AFTER_JOINING);
+    publisher.handle_timeout(due, UnixMillis(2_000));
+    let again = settle(&mut publisher, due, UnixMillis(2_000)).pop().unwrap();
+    assert!(again.publish && again.sequence > bound.sequence);
+    publisher.told(USER, again.sequence, Told::Published, due);
+    publisher.nodes_found(due);
+    assert!(publisher.poll_timeout().unwrap() >= due + REFRESH / 2, "enough copies: nothing more to do");
+}
+
+#[test]
 fn nothing_is_announced_before_its_number_is_kept() {
     let (mut publisher, now) = (publisher(), Instant::now());
     publisher.host(USER, 5_000, UnixMillis(1_000));
