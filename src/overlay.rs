@@ -26,6 +26,7 @@ mod operations;
 mod peers;
 mod publish;
 mod records;
+mod servers;
 mod start;
 mod transport;
 mod upkeep;

@@ -8,6 +8,7 @@ use super::meter::Meter;
 use super::peers::Peers;
 use super::publish::Publication;
 use super::records::Write;
+use super::servers::Servers;
 use super::*;
 use crate::clock::UnixMillis;
 use crate::ledger::Ledger;
@@ -81,6 +82,8 @@ pub(super) struct Actor {
     pub(super) loaded: mpsc::Receiver<Vec<(RecordKey, ValidBundle)>>,
     pub(super) dialling: Dialling,
     pub(super) peers: Peers,
+    /// The routing table.
+    pub(super) servers: Servers,
     pub(super) ledger: Ledger<PeerId>,
     pub(super) intake: intake::Intake,
     pub(super) meter: Meter,
@@ -92,6 +95,8 @@ pub(super) struct Actor {
     pub(super) running: BTreeMap<u64, Operation>,
     pub(super) waiting: VecDeque<Operation>,
     pub(super) next_operation: u64,
+    /// When operations are looked at again, whatever happens until then.
+    pub(super) operations_at: Instant,
     pub(super) queries: HashMap<QueryId, (u64, Purpose)>,
     pub(super) connecting: HashMap<LinkId, oneshot::Sender<Result<LinkId, LinkError>>>,
     /// Connections that were opened only to see whether they can be: closed once the far end is known.

@@ -66,7 +66,7 @@ impl Actor {
             self.meter.refuse("put: too many".into());
             return;
         }
-        let nearer = if self.upkeep.servers < LARGE { 0 } else { self.nearer_than_here(record.key.as_ref()) };
+        let nearer = if self.servers.len() < LARGE { 0 } else { self.servers.nearer_than_here(record.key.as_ref()) };
         let judge = self.judge();
         let held = self.swarm.behaviour_mut().kad.store_mut();
         match held.offer(record.key.as_ref(), &record.value, &judge, nearer) {

@@ -83,6 +83,10 @@ impl Lookup {
         (0..4).map(Ask::Get).collect()
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// The verdict on bytes, if the same bytes were judged before.
     pub(super) fn judged(&self, bytes: &[u8]) -> Option<Result<ValidBundle, RejectReason>> {
         self.judged.iter().find(|(seen, _)| seen == bytes).map(|(_, verdict)| verdict.clone())

@@ -183,12 +183,12 @@ impl Actor {
         if self.swarm.behaviour_mut().kad.remove_peer(peer).is_some() {
             tracing::debug!(%peer, "left the routing table");
         }
-        self.peers.set_in_table(peer, false);
-        self.count_servers();
+        self.leaves_table(peer);
     }
 
-    pub(super) fn count_servers(&mut self) {
-        self.upkeep.servers = self.swarm.behaviour_mut().kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+    fn leaves_table(&mut self, peer: &PeerId) {
+        self.peers.set_in_table(peer, false);
+        self.servers.remove(peer);
         self.upkeep.changed = true;
     }
 
@@ -201,9 +201,15 @@ impl Actor {
             }
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => self.progressed(id, result, step.last),
             kad::Event::RoutingUpdated { peer, addresses, old_peer, .. } => {
-                self.peers.set_in_table(&peer, true);
+                let bucket = self.swarm.behaviour_mut().kad.kbucket(peer);
+                // It may have left since this was queued.
+                if bucket.is_some_and(|bucket| bucket.iter().any(|entry| *entry.node.key.preimage() == peer)) {
+                    self.peers.set_in_table(&peer, true);
+                    self.servers.insert(peer);
+                    self.upkeep.changed = true;
+                }
                 if let Some(old) = old_peer {
-                    self.peers.set_in_table(&old, false);
+                    self.leaves_table(&old);
                 }
                 // kad adds every address that was ever dialled: the oldest go.
                 let surplus = addresses.len().saturating_sub(MAX_ADDRESSES);
@@ -211,7 +217,6 @@ impl Actor {
                 for address in old {
                     self.swarm.behaviour_mut().kad.remove_address(&peer, &address);
                 }
-                self.count_servers();
             }
             // Provider records are not kept; the others ask nothing of us.
             kad::Event::InboundRequest { .. }

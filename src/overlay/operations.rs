@@ -5,7 +5,6 @@ use super::ask::{Ask, Purpose};
 use super::behaviour::REPLICATION;
 use super::lookup::Lookup;
 use super::publish::{Around, Publication};
-use super::records::{position, xor};
 use super::*;
 use crate::clock::UnixMillis;
 use crate::ledger::Fact;
@@ -17,6 +16,9 @@ use std::time::Instant;
 /// Publications and lookups that run at once; more wait in line, and who comes when the line is full is turned away.
 const MAX_RUNNING: usize = 64;
 const MAX_WAITING: usize = 4096;
+
+/// Operations are looked at for what time brings this often at most, however many events the swarm has.
+const PAUSE: Duration = Duration::from_millis(10);
 
 impl Actor {
     pub(super) fn publish(
@@ -32,7 +34,7 @@ impl Actor {
             return;
         }
         for key in &keys {
-            let nearer = self.nearer_than_here(&key.0);
+            let nearer = self.servers.nearer_than_here(&key.0);
             if nearer < REPLICATION {
                 // Full is no failure: it is one copy less.
                 let _ = self.swarm.behaviour_mut().kad.store_mut().keep(*key, bundle.clone(), judge.now);
@@ -49,6 +51,7 @@ impl Actor {
     fn enqueue(&mut self, operation: Operation) {
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(operation);
+            self.operations_at = Instant::now();
         } else {
             // Its channel closes with it: `Stopped` for the one, the end of events for the other.
             self.meter.refuse("own: too many operations".into());
@@ -62,25 +65,34 @@ impl Actor {
             self.running.insert(self.next_operation, operation);
             self.next_operation += 1;
         }
-        if self.running.is_empty() {
+        if self.running.is_empty() || now < self.operations_at {
             return;
         }
+        self.operations_at = now + PAUSE;
         let around = self.around();
         let ids: Vec<u64> = self.running.keys().copied().collect();
         for id in ids {
             let Some(mut operation) = self.running.remove(&id) else { continue };
             let asks = match &mut operation {
                 Operation::Publish(publication) => {
-                    // The table is walked once, when it begins.
-                    let servers = if publication.has_begun() { Vec::new() } else { self.table_by_position() };
-                    let mut asks = publication.begin(|key| nearest(&servers, key), around, now);
+                    let nearest = |key: &RecordKey| self.servers.nearest(key, REPLICATION);
+                    let mut asks = publication.begin(nearest, around, now);
+                    for (purpose, answers) in self.answers(id) {
+                        if let Purpose::Put(index) = purpose {
+                            publication.acknowledged(index, answers as usize, now);
+                        }
+                    }
                     asks.extend(publication.tick(around, now));
                     asks
                 }
                 Operation::Lookup(_, lookup) => {
-                    let local = lookup.keys.iter().find_map(|key| self.held_now(key));
+                    let local = match lookup.has_begun() {
+                        true => None,
+                        false => lookup.keys.iter().find_map(|key| self.held_now(key)),
+                    };
                     let mut asks = lookup.begin(around.servers, local, now);
-                    if lookup.should_stop(self.fewest_answers(id), now) {
+                    let readings = self.answers(id).filter(|(purpose, _)| matches!(purpose, Purpose::Get(_)));
+                    if lookup.should_stop(readings.map(|(_, answers)| answers).min().unwrap_or(0), now) {
                         asks.push(Ask::StopReading);
                     }
                     asks
@@ -285,14 +297,11 @@ impl Actor {
         }
     }
 
-    /// The least number of servers that answered in any reading of this operation that still runs.
-    fn fewest_answers(&mut self, id: u64) -> u32 {
-        let reading = |(query, (owner, purpose)): (&QueryId, &(u64, Purpose))| {
-            (*owner == id && matches!(purpose, Purpose::Get(_))).then_some(*query)
-        };
-        let queries: Vec<QueryId> = self.queries.iter().filter_map(reading).collect();
+    /// The queries of an operation that still run: what each is for, and how many servers have answered it.
+    fn answers(&self, id: u64) -> impl Iterator<Item = (Purpose, u32)> {
         let kad = &self.swarm.behaviour().kad;
-        queries.iter().filter_map(|query| Some(kad.query(query)?.stats().num_successes())).min().unwrap_or(0)
+        let of_this = self.queries.iter().filter(move |(_, (owner, _))| *owner == id);
+        of_this.filter_map(|(query, (_, purpose))| Some((*purpose, kad.query(query)?.stats().num_successes())))
     }
 
     fn held_now(&mut self, key: &RecordKey) -> Option<ValidBundle> {
@@ -303,28 +312,8 @@ impl Actor {
 
     pub(super) fn around(&mut self) -> Around {
         let server = self.upkeep.server;
-        let servers = self.upkeep.servers;
+        let servers = self.servers.len();
         Around { servers, served_here: server && self.peers.connected_count() > 0 }
-    }
-
-    /// The servers of the routing table, with their positions.
-    pub(super) fn table_by_position(&mut self) -> Vec<(PeerId, [u8; 32])> {
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        let mut servers = Vec::new();
-        for bucket in kad.kbuckets() {
-            servers.extend(bucket.iter().map(|entry| {
-                let peer = *entry.node.key.preimage();
-                (peer, position(&peer.to_bytes()))
-            }));
-        }
-        servers
-    }
-
-    /// How many known servers are nearer to a key than this node.
-    pub(super) fn nearer_than_here(&mut self, key: &[u8]) -> usize {
-        let here = self.swarm.behaviour_mut().kad.store_mut().distance(key);
-        let target = position(key);
-        self.table_by_position().iter().filter(|(_, at)| xor(at, &target) < here).count()
     }
 }
 
@@ -336,12 +325,4 @@ fn read_ended(operation: &mut Operation, index: usize, without: Vec<PeerId>, now
             Vec::new()
         }
     }
-}
-
-/// The nearest servers to a key, as many as hold a record.
-fn nearest(servers: &[(PeerId, [u8; 32])], key: &RecordKey) -> Vec<PeerId> {
-    let target = position(&key.0);
-    let mut servers: Vec<_> = servers.iter().map(|(peer, at)| (xor(at, &target), *peer)).collect();
-    servers.sort_unstable();
-    servers.into_iter().map(|(_, peer)| peer).take(REPLICATION).collect()
 }

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 /// Copies that make a publication good, if there are as many other nodes (FORMATS "Decisions for the first day").
 pub(super) const WANTED: usize = 3;
 
-/// A reading begins when a put ended, or after this time: one dead peer makes a put last for seconds.
+/// A reading begins when enough peers acknowledged, when a put ended, or after this time: one dead peer makes a put last
+/// for seconds.
 const FIRST_READ: Duration = Duration::from_millis(300);
 
 /// One reading at a time is enough while they are fast; behind one that is slower than this another begins.
@@ -83,10 +84,6 @@ impl Publication {
         }
     }
 
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun
-    }
-
     /// Begins as soon as there is anybody to store at. `nearest` are known servers, nearest first, for each key.
     pub(super) fn begin(
         &mut self,
@@ -143,6 +140,14 @@ impl Publication {
         self.replicas[index].searching = false;
         let next = (index + 1 < self.replicas.len()).then(|| self.search(index + 1));
         self.send(index, peers).into_iter().chain(next).collect()
+    }
+
+    /// So many peers acknowledged a put that still runs. That is not believed either, but worth asking now.
+    pub(super) fn acknowledged(&mut self, index: usize, peers: usize, now: Instant) {
+        let replica = &mut self.replicas[index];
+        if peers >= WANTED && replica.reads == 0 && replica.read_at.is_some_and(|at| at > now) {
+            replica.read_at = Some(now);
+        }
     }
 
     /// A put came to its end; how is not believed.

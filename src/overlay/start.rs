@@ -8,6 +8,7 @@ use super::intake::Intake;
 use super::meter::Meter;
 use super::peers::{self, MAX_CACHED};
 use super::records::{Records, Write};
+use super::servers::Servers;
 use super::upkeep::Upkeep;
 use super::*;
 use crate::clock::UnixMillis;
@@ -96,6 +97,7 @@ impl Overlay {
             loaded,
             dialling,
             peers: Default::default(),
+            servers: Servers::new(&here),
             ledger: Default::default(),
             intake: Intake::new(now),
             meter,
@@ -107,6 +109,7 @@ impl Overlay {
             running: Default::default(),
             waiting: Default::default(),
             next_operation: 0,
+            operations_at: now,
             queries: Default::default(),
             connecting: Default::default(),
             feelers: Default::default(),

@@ -3,7 +3,6 @@
 use super::actor::Actor;
 use super::address::to_multiaddr;
 use super::peers::{self, Cached, MAX_CACHED};
-use super::records::{position, xor};
 use super::{OverlayEvent, OverlayStatus, estimate};
 use crate::clock::UnixMillis;
 use crate::reachability;
@@ -46,8 +45,6 @@ pub(super) struct Upkeep {
     pub(super) addresses_changed: bool,
     /// This node serves the DHT.
     pub(super) server: bool,
-    /// Servers in the routing table.
-    pub(super) servers: usize,
     estimate: usize,
     /// Somebody reached us directly: over the open network, or at least over a private one.
     dialled: bool,
@@ -67,7 +64,6 @@ impl Upkeep {
             changed: true,
             addresses_changed: true,
             server,
-            servers: 0,
             estimate: 1,
             dialled: false,
             dialled_privately: false,
@@ -130,9 +126,9 @@ impl Actor {
             self.swarm.close_connection(connection);
         }
         if now >= self.upkeep.self_lookup_at {
-            let pause = if self.upkeep.servers < FEW { SELF_LOOKUP_FEW } else { SELF_LOOKUP };
+            let pause = if self.servers.len() < FEW { SELF_LOOKUP_FEW } else { SELF_LOOKUP };
             self.upkeep.self_lookup_at = now + pause;
-            if self.upkeep.servers > 0 {
+            if self.servers.len() > 0 {
                 let here = self.here;
                 let kad = &mut self.swarm.behaviour_mut().kad;
                 kad.get_closest_peers(here);
@@ -158,7 +154,7 @@ impl Actor {
         } else if self.peers.connected_count() > 0 {
             self.upkeep.bootstrap_pause = BOOTSTRAP_FIRST;
         }
-        if self.upkeep.servers < ENOUGH_PEERS {
+        if self.servers.len() < ENOUGH_PEERS {
             for _ in 0..CACHED_PER_ROUND {
                 let Some(cached) = self.upkeep.cached.pop_front() else { break };
                 self.dial_known(cached.peer, cached.addresses);
@@ -167,9 +163,7 @@ impl Actor {
     }
 
     fn estimate(&mut self) {
-        let here = position(&self.here.to_bytes());
-        let distances = self.table_by_position().iter().map(|(_, at)| xor(at, &here)).collect();
-        self.upkeep.estimate = estimate::nodes(distances);
+        self.upkeep.estimate = estimate::nodes(self.servers.distances());
     }
 
     /// Server or client, by the rules of FORMATS "Decisions for the first day".
@@ -225,7 +219,7 @@ impl Actor {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let connections = self.swarm.network_info().connection_counters().num_established();
         self.meter.connections.set(i64::from(connections));
-        self.meter.peers.set(gauge(self.upkeep.servers));
+        self.meter.peers.set(gauge(self.servers.len()));
         self.meter.records.set(gauge(status.records_held));
         self.meter.links.set(gauge(status.links));
         self.meter.estimate.set(gauge(status.estimate));
