@@ -9,6 +9,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{PeerId, StreamProtocol, identify, mdns, ping};
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
+use libp2p_memory_connection_limits as memory_limits;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -45,11 +46,16 @@ const MAX_PER_PEER: u32 = 4;
 /// No call is silent in signalling for longer.
 const LINK_FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
 
+/// Share of the machine's memory from which on this process opens no more connections: the last line, behind the bounds
+/// of everything that grows.
+const MAX_MEMORY: f64 = 0.5;
+
 /// The bounds come first: what they deny, the others never see.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     pub(super) limits: limits::Behaviour,
     pub(super) connection_limits: connection_limits::Behaviour,
+    pub(super) memory_limits: memory_limits::Behaviour,
     pub(super) kad: kad::Behaviour<Records>,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
@@ -97,6 +103,7 @@ impl Behaviour {
         Self {
             limits: limits::Behaviour::new(max_connections_per_ip, max_connections_per_subnet),
             connection_limits: connection_limits::Behaviour::new(bounds),
+            memory_limits: memory_limits::Behaviour::with_max_percentage(MAX_MEMORY),
             kad: kademlia(config, here, records),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),

@@ -14,6 +14,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionError, ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, kad, mdns, ping};
 use libp2p_connection_limits::Exceeded;
+use libp2p_memory_connection_limits::MemoryUsageLimitExceeded;
 use std::time::Instant;
 
 /// Addresses of one mDNS answer that are looked at.
@@ -64,6 +65,11 @@ impl Actor {
                 if cause.downcast_ref::<Exceeded>().is_some() =>
             {
                 self.meter.refuse("connection: no room".into());
+            }
+            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. }
+                if cause.downcast_ref::<MemoryUsageLimitExceeded>().is_some() =>
+            {
+                self.meter.refuse("connection: no memory".into());
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 self.listen.insert(address);
