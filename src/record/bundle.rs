@@ -49,10 +49,11 @@ impl Entry {
         self.expires_at > seconds && self.certified_until > seconds
     }
 
-    /// Which of two entries of one slot and epoch stands: the higher sequence, then the smaller envelope hash (equivocation),
-    /// then the smaller bytes (same envelope, other certificate or signature).
-    fn rank(&self) -> (u32, u64, Reverse<[u8; 32]>, Reverse<&[u8]>) {
-        (self.epoch, self.sequence, Reverse(self.envelope_hash), Reverse(&self.bytes))
+    /// Which of two entries of one slot stands: the higher epoch, the higher sequence, then the smaller envelope hash
+    /// (equivocation), then the certificate that lasts longer, then the smaller bytes. The device does not sign its
+    /// certificate, so anybody may put an older one beside an envelope: it must not win.
+    fn rank(&self) -> (u32, u64, Reverse<[u8; 32]>, u64, Reverse<&[u8]>) {
+        (self.epoch, self.sequence, Reverse(self.envelope_hash), self.certified_until, Reverse(&self.bytes))
     }
 }
 
@@ -176,7 +177,11 @@ impl ValidBundle {
         let owner = [&self.owner, &other.owner].into_iter().flatten().max_by(|a, b| a.rank().cmp(&b.rank())).cloned();
         let mut joined =
             ValidBundle { id: self.id, chain: self.chain.clone(), owner, revocation: None, entries: BTreeMap::new() };
-        for entry in self.entries.values().chain(other.entries.values()) {
+        // What the owner rules out does not compete: it would win its slot and leave it empty.
+        let ruled_out = |entry: &&Entry| joined.owner.as_ref().is_some_and(|owner| owner.forbids(entry));
+        let entries: Vec<&Entry> =
+            self.entries.values().chain(other.entries.values()).filter(|entry| !ruled_out(entry)).collect();
+        for entry in entries {
             match joined.entries.get(&entry.device) {
                 Some(held) if held.rank() >= entry.rank() => {}
                 _ => {

@@ -2,7 +2,7 @@ mod card;
 mod merge;
 
 use super::*;
-use crate::identity::{NodeSecret, Seed, UserIdentity};
+use crate::identity::{Grant, NodeSecret, Seed, UserIdentity};
 
 const OVERLAY: OverlayId = OverlayId([3; 32]);
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -52,6 +52,31 @@ fn what_a_device_signs_is_valid_and_names_it() {
     assert_eq!(validate(&bytes, &key(&user(2)), &judge(), None), Err(RejectReason::WrongKey));
     let elsewhere = Judge { overlay: OverlayId([4; 32]), ..judge() };
     assert_eq!(validate(&bytes, &key(&alice), &elsewhere, None), Err(RejectReason::WrongKey));
+}
+
+/// The device does not sign its certificate: a stranger can put another one of its certificates beside an envelope.
+#[test]
+fn an_older_certificate_beside_the_same_envelope_takes_nothing_away() {
+    let (alice, node) = (user(1), device(9));
+    let envelope_with = |serial, life| {
+        let grant = Grant { serial, life, ..Grant::device(1) };
+        let certificate = alice.certify_with(node.public(), &OVERLAY, grant, NOW);
+        sign_bundle(&(&alice).into(), &certificate, &node, &OVERLAY, &draft(NOW.0))
+    };
+    let judged = |bytes: &[u8], held: Option<&ValidBundle>| validate(bytes, &key(&alice), &judge(), held);
+    // Whatever the bytes are: one of the two serials gives the smaller ones.
+    for (revoked, current) in [(1, 2), (2, 1)] {
+        let statement = sign_owner_statement(&alice, &OVERLAY, 1, &[revoked], NOW.0, UnixMillis(NOW.0 + 86_400_000));
+        for revoked_life in [86_400, 50 * 86_400] {
+            let (old, new) = (envelope_with(revoked, revoked_life), envelope_with(current, 30 * 86_400));
+            let held = judged(&new, Some(&judged(&statement, None).unwrap())).unwrap();
+            assert_eq!(judged(&old, Some(&held)), Err(RejectReason::Revoked));
+            assert_eq!(held.merge(&judged(&old, None).unwrap()), held);
+        }
+    }
+    let (old, new) = (envelope_with(1, 86_400), envelope_with(2, 30 * 86_400));
+    let (old, new) = (judged(&old, None).unwrap(), judged(&new, None).unwrap());
+    assert_eq!((old.merge(&new), new.merge(&old)), (new.clone(), new));
 }
 
 #[test]

@@ -501,7 +501,7 @@ def flip(data):
 
 
 def entry_rank(entry):
-    return (entry["epoch"], entry["sequence"], flip(entry["envelope_hash"]), flip(entry["bytes"]))
+    return (entry["epoch"], entry["sequence"], flip(entry["envelope_hash"]), entry["not_after"], flip(entry["bytes"]))
 
 
 def better_owner(a, b):
@@ -521,6 +521,8 @@ def merge(a, b):
     joined = Held(a.chain, better_owner(a.owner, b.owner))
     for side in (a, b):
         for device, entry in side.entries.items():
+            if rules_out(joined.owner, entry):
+                continue
             ours = joined.entries.get(device)
             if ours is None or entry_rank(entry) > entry_rank(ours):
                 joined.entries[device] = entry
