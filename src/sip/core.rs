@@ -25,10 +25,10 @@ use super::address::UriParts;
 use super::counts::Counts;
 use super::dialog::Leg;
 use super::flow::Flow;
-use super::guard::Buckets;
 use super::registrar::Registrar;
 use super::transaction::{ClientTx, ServerTx};
 use super::{BindId, LegId, SipEvent, SipLimits, TrunkId};
+use crate::admission::{PerSource, Rate};
 use bytes::Bytes;
 use rsipstack::sip::Method;
 use sha2::{Digest, Sha256};
@@ -118,8 +118,8 @@ pub(super) struct Core {
     held: HashMap<u64, (Flow, Bytes)>,
     timers: BinaryHeap<Entry>,
     effects: VecDeque<Effect>,
-    sources: Buckets<IpAddr>,
-    trunk_rates: Buckets<TrunkId>,
+    sources: PerSource<IpAddr>,
+    trunk_rates: PerSource<TrunkId>,
     leg_ids: Arc<AtomicU64>,
     next_id: u64,
 }
@@ -132,10 +132,12 @@ impl Core {
         leg_ids: Arc<AtomicU64>,
         now: Instant,
     ) -> Self {
-        let (rate, burst) = (settings.limits.requests_per_second, settings.limits.request_burst);
+        let SipLimits { requests_per_second, request_burst, .. } = settings.limits;
+        let per_second = f64::from(requests_per_second.max(1));
+        let rate = Rate { per_second, burst: f64::from(request_burst.max(1)) };
         Self {
-            sources: Buckets::new(rate, burst, MAX_SOURCES),
-            trunk_rates: Buckets::new(rate, burst, MAX_TRUNKS),
+            sources: PerSource::new(rate, MAX_SOURCES),
+            trunk_rates: PerSource::new(rate, MAX_TRUNKS),
             settings,
             registrar,
             counts,
@@ -176,6 +178,11 @@ impl Core {
         self.connections.remove(&connection);
         self.registrar.flow_closed(connection);
         self.registrar_changes();
+    }
+
+    /// Open connections from one address.
+    pub(super) fn connections_from(&self, ip: IpAddr) -> usize {
+        self.connections.values().filter(|flow| flow.remote_ip() == Some(ip)).count()
     }
 
     pub(super) fn leg_count(&self) -> usize {

@@ -32,6 +32,9 @@ const MANY_ACCOUNTS: usize = 256;
 const SHOW_MANY_EVERY: Duration = Duration::from_secs(5);
 /// Source addresses whose local address is remembered (only when bound to all interfaces).
 const MAX_LOCALS: usize = 1_024;
+/// Addresses that it takes to fill the TCP connections, and what one may have at least: an office behind one NAT.
+const SHARES: usize = 8;
+const MIN_SHARE: usize = 16;
 /// Time for TCP peers to take their last message at shutdown.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -311,6 +314,11 @@ impl Driver {
         let Ok(local) = socket.local_addr() else { return };
         if self.streams.len() >= self.max_streams {
             return self.core.counts.refuse("tcp-full");
+        }
+        // One host of a network must not take every place; phones of this machine all have one address.
+        let share = (self.max_streams / SHARES).max(MIN_SHARE);
+        if !remote.ip().is_loopback() && self.core.connections_from(remote.ip()) >= share {
+            return self.core.counts.refuse("tcp-per-address");
         }
         let connection = self.next_connection;
         self.next_connection += 1;

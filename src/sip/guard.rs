@@ -1,12 +1,9 @@
 //! The first look at raw bytes, before anything is parsed: size, UTF-8, line endings, start line, the mandatory headers
 //! once each, one consistent Content-Length, a CSeq that fits the method. What passes here is safe to give to the
 //! parser; what fails has a counted reason and, where RFC 3261 §8.2 allows one, an answer. Also the stream framer
-//! (RFC 3261 §18.3, RFC 5626 §3.5.1 pings) and the token buckets per source.
+//! (RFC 3261 §18.3, RFC 5626 §3.5.1 pings).
 
 use bytes::{Buf, Bytes, BytesMut};
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::time::{Duration, Instant};
 
 /// Largest datagram: what 8,192-byte buffers of phones can take; larger ones are cut by some stacks.
 pub(super) const MAX_DATAGRAM: usize = 8_192;
@@ -345,42 +342,6 @@ fn stream_length(head: &[u8]) -> Result<usize, Refused> {
         }
     }
     length.ok_or(bad("content-length", "Content-Length Required"))
-}
-
-/// Token buckets by source, in a table of bounded size.
-#[derive(Debug)]
-pub(super) struct Buckets<K> {
-    rate: f64,
-    burst: f64,
-    most: usize,
-    table: HashMap<K, (f64, Instant)>,
-}
-
-impl<K: Eq + Hash> Buckets<K> {
-    /// `rate` tokens per second up to `burst`, for at most `most` sources at once.
-    pub(super) fn new(rate: u32, burst: u32, most: usize) -> Self {
-        Self { rate: f64::from(rate.max(1)), burst: f64::from(burst.max(1)), most, table: HashMap::new() }
-    }
-
-    /// Takes one token; `false` = over the rate. When the table is full of sources that are not idle, a new source is
-    /// refused: the table cannot be washed out by spoofed addresses.
-    pub(super) fn take(&mut self, source: K, now: Instant) -> bool {
-        if self.table.len() >= self.most && !self.table.contains_key(&source) {
-            let full_after = Duration::from_secs_f64(self.burst / self.rate);
-            self.table.retain(|_, (_, at)| now.saturating_duration_since(*at) < full_after);
-            if self.table.len() >= self.most {
-                return false;
-            }
-        }
-        let (tokens, at) = self.table.entry(source).or_insert((self.burst, now));
-        *tokens = (*tokens + now.saturating_duration_since(*at).as_secs_f64() * self.rate).min(self.burst);
-        *at = now;
-        if *tokens < 1.0 {
-            return false;
-        }
-        *tokens -= 1.0;
-        true
-    }
 }
 
 #[cfg(test)]

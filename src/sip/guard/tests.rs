@@ -85,16 +85,3 @@ fn a_stream_without_length_or_end_is_given_up() {
     framer.push(&vec![b'a'; 20_000]);
     assert_eq!(framer.poll().expect_err("lost").0.reason, "head-too-large");
 }
-
-#[test]
-fn a_bucket_refills_and_the_table_stays_bounded() {
-    let mut now = Instant::now();
-    let mut buckets = Buckets::new(10, 5, 3);
-    assert_eq!((0..8).filter(|_| buckets.take(1, now)).count(), 5);
-    now += Duration::from_millis(200);
-    assert_eq!((0..8).filter(|_| buckets.take(1, now)).count(), 2);
-    assert!(buckets.take(2, now) && buckets.take(3, now));
-    assert!(!buckets.take(4, now));
-    now += Duration::from_secs(5);
-    assert!(buckets.take(4, now));
-}

@@ -63,7 +63,8 @@ fn each_torture_message_gets_what_it_deserves() {
 #[test]
 fn a_flood_is_cut_off_by_source() {
     let mut w = World::new();
-    w.core.sources = crate::sip::guard::Buckets::new(10, 20, 100);
+    let rate = crate::admission::Rate { per_second: 10.0, burst: 20.0 };
+    w.core.sources = crate::admission::PerSource::new(rate, 100);
     let text = w.request("OPTIONS", "sip:peer.alt", "t", 1, "", "");
     for _ in 0..100 {
         w.receive(udp(40_000), &text);
