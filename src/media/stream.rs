@@ -144,8 +144,10 @@ impl Leg {
             Ok(judged) => judged,
             Err(reason) => return self.count(reason),
         };
+        // The node is there; that says nothing of the phone behind it. Two phones that vanish must not leave two nodes
+        // that keep each other's call alive.
         if self.kind == LegKind::Peer && packet::is_empty_report(&plain) {
-            return self.heard_of(now);
+            return;
         }
         self.count_in(now);
         let sent = if self.echo.load(Relaxed) {
@@ -179,17 +181,13 @@ impl Leg {
         Ok(())
     }
 
-    fn heard_of(&self, now: Instant) {
-        self.last_in.store(self.millis(now), Relaxed);
-    }
-
     fn millis(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.opened).as_millis();
         u64::try_from(since).unwrap_or(u64::MAX).max(1)
     }
 
     fn count_in(&self, now: Instant) {
-        self.heard_of(now);
+        self.last_in.store(self.millis(now), Relaxed);
         let _ = self.first_in.compare_exchange(0, self.millis(now), Relaxed, Relaxed);
         self.packets_in.fetch_add(1, Relaxed);
     }
