@@ -105,7 +105,8 @@ async fn from_trunk(shared: &Shared, directory: &Directory, link: LinkId) -> Rou
         return Routed::refused(String::new(), String::new(), cause::lost());
     };
     let (from, to) = (uri(directory, info.remote), uri(directory, info.local));
-    let Some(ringing) = shared.floods.admit(info.remote, info.local) else {
+    let known = directory.contacts.values().any(|contact| *contact == info.remote);
+    let Some(ringing) = shared.floods.admit(info.remote, info.local, known) else {
         return Routed::refused(from, to, cause::too_many_rings());
     };
     let contacts = phones(shared, names(directory, &info.local), None).await;
