@@ -9,6 +9,7 @@ mod tests;
 use crate::uri::{IdHash, UriError};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 /// The name under which each node answers itself.
@@ -36,7 +37,7 @@ pub fn is_valid_extension(extension: &str) -> bool {
 }
 
 /// A SIP account that a phone registers with: belongs to a user hosted on this node.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PhoneAccount {
     /// SIP user name, `[a-z0-9._-]{1,32}`.
     pub name: String,
@@ -52,6 +53,13 @@ pub struct PhoneAccount {
     /// Shown as display name to the called side (never as identity).
     #[serde(default)]
     pub display: Option<String>,
+}
+
+/// Without the password.
+impl fmt::Debug for PhoneAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PhoneAccount({})", self.name)
+    }
 }
 
 /// A snapshot of everything a dialled string can mean on this node.

@@ -23,7 +23,7 @@ pub enum Owner {
 }
 
 /// A phone account to make.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NewPhone {
     pub name: String,
     pub extension: Option<String>,

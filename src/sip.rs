@@ -13,6 +13,7 @@ use counts::Counts;
 use driver::{Command, Driver, Ports, Sockets};
 use registrar::Registrar;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,12 +38,19 @@ pub mod softphone;
 const QUEUE: usize = 1_024;
 
 /// What `sip` must know of an account to authenticate its phones.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Account {
     pub name: String,
     pub password: String,
     /// Challenge with SHA-256 instead of MD5.
     pub sha256: bool,
+}
+
+/// Without the password.
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Account({})", self.name)
+    }
 }
 
 pub struct SipConfig {

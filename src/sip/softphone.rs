@@ -31,7 +31,7 @@ const QUEUE: usize = 64;
 /// The largest datagram there is.
 const DATAGRAM_BYTES: usize = 65_535;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SoftphoneConfig {
     /// The node's SIP UDP address.
     pub server: SocketAddr,
@@ -39,6 +39,13 @@ pub struct SoftphoneConfig {
     pub password: String,
     /// Display name shown with calls.
     pub display: Option<String>,
+}
+
+/// Without the password.
+impl std::fmt::Debug for SoftphoneConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SoftphoneConfig({} at {})", self.account, self.server)
+    }
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
