@@ -8,6 +8,10 @@ use crate::node::{Node, NodeConfig};
 use crate::uri::IdHash;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Neighbours and bootstrap nodes answer within this time, or there are none.
+const NOBODY_YET: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<Outcome> {
     let dir = common.dir()?;
@@ -52,8 +56,13 @@ pub(super) async fn run(common: &Common, role: Option<Role>) -> anyhow::Result<O
 /// Shows joining, then waits for ever.
 async fn stay(node: &Node, quiet: bool) {
     let overlay = &node.info().overlay;
-    let progress = Progress::start(&format!("joining {overlay}"), quiet);
-    node.joined(1, |_| {}).await;
+    let mut progress = Progress::start(&format!("joining {overlay}"), quiet);
+    if tokio::time::timeout(NOBODY_YET, node.joined(1, |_| {})).await.is_err() {
+        progress.update(&format!(
+            "joining {overlay}: nobody found yet, still looking; if you know a node, name it with --bootstrap ADDRESS"
+        ));
+        node.joined(1, |_| {}).await;
+    }
     progress.end(&format!("joined {overlay}"));
     std::future::pending::<()>().await;
 }
