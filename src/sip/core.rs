@@ -101,12 +101,13 @@ pub(super) struct Core {
     pub(super) registrar: Registrar,
     pub(super) counts: Counts,
     now: Instant,
-    servers: HashMap<u64, ServerTx>,
-    server_ids: HashMap<ServerKey, u64>,
-    server_keys: HashMap<u64, ServerKey>,
+    /// Boxed: tables of 20,000 grow to several times that many places, which should be small ones.
+    servers: HashMap<u64, Box<ServerTx>>,
+    server_ids: HashMap<Arc<ServerKey>, u64>,
+    server_keys: HashMap<u64, Arc<ServerKey>>,
     /// Server transactions with a final response, oldest first: these may be forgotten early.
     finished: VecDeque<u64>,
-    clients: HashMap<u64, ClientTx>,
+    clients: HashMap<u64, Box<ClientTx>>,
     client_ids: HashMap<String, u64>,
     legs: HashMap<LegId, Leg>,
     dialogs: HashMap<DialogKey, LegId>,

@@ -269,7 +269,8 @@ impl Writer {
         let _ = write!(self.text, "Content-Length: {}\r\n\r\n", bytes.len());
         let mut out = self.text.into_bytes();
         out.extend_from_slice(bytes);
-        Bytes::from(out)
+        // Without the room to spare: responses are kept for half a minute.
+        Bytes::from(out.into_boxed_slice())
     }
 }
 

@@ -70,7 +70,8 @@ pub(super) enum ServerState {
 #[derive(Debug)]
 pub(super) struct ServerTx {
     pub flow: Flow,
-    pub head: ReplyHead,
+    /// Until the final response.
+    pub head: Option<ReplyHead>,
     pub leg: Option<LegId>,
     pub state: ServerState,
     invite: bool,
@@ -82,7 +83,7 @@ pub(super) struct ServerTx {
 impl ServerTx {
     pub(super) fn new(flow: Flow, head: ReplyHead, invite: bool, leg: Option<LegId>) -> Self {
         let state = ServerState::Proceeding;
-        Self { flow, head, leg, state, invite, last: None, retransmit: None, end: None }
+        Self { flow, head: Some(head), leg, state, invite, last: None, retransmit: None, end: None }
     }
 
     /// Notes the response that is being sent.
@@ -91,6 +92,7 @@ impl ServerTx {
         if status < 200 {
             return;
         }
+        self.head = None;
         let unreliable = !self.flow.is_reliable();
         if self.invite {
             self.state = if status < 300 { ServerState::Accepted { acked: false } } else { ServerState::Completed };

@@ -7,6 +7,7 @@ use crate::sip::message::{Message, ReplyHead};
 use crate::sip::transaction::{ClientTx, Purpose, ServerTx};
 use crate::sip::{LegId, SipEvent};
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a response is made: status, words, further headers, body (type, bytes).
@@ -113,7 +114,8 @@ impl Core {
         let head = ReplyHead::of(request, &key.flow, to_tag);
         let invite = key.method == rsipstack::sip::Method::Invite;
         let id = self.fresh_id();
-        self.servers.insert(id, ServerTx::new(key.flow, head, invite, leg));
+        self.servers.insert(id, Box::new(ServerTx::new(key.flow, head, invite, leg)));
+        let key = Arc::new(key);
         self.server_ids.insert(key.clone(), id);
         self.server_keys.insert(id, key);
         Some(id)
@@ -131,7 +133,9 @@ impl Core {
     pub(super) fn respond(&mut self, id: u64, answer: &Answer<'_>) {
         let now = self.now;
         let Some(tx) = self.servers.get_mut(&id) else { return };
-        let bytes = tx.head.response(answer.status, answer.words, answer.headers, answer.body);
+        // Without its head it has had its final response.
+        let Some(head) = &tx.head else { return };
+        let bytes = head.response(answer.status, answer.words, answer.headers, answer.body);
         let flow = tx.flow;
         tx.responded(answer.status, bytes.clone(), now);
         let invite = self.server_keys.get(&id).is_some_and(|key| key.method == rsipstack::sip::Method::Invite);
@@ -175,12 +179,13 @@ impl Core {
         }
         let id = self.fresh_id();
         self.client_ids.insert(branch.clone(), id);
-        self.clients.insert(id, ClientTx::new(flow, leg, purpose, branch, bytes, patience, self.now));
+        let tx = ClientTx::new(flow, leg, purpose, branch, bytes, patience, self.now);
+        self.clients.insert(id, Box::new(tx));
         self.arm_client(id);
         Some(id)
     }
 
-    pub(super) fn forget_client(&mut self, id: u64) -> Option<ClientTx> {
+    pub(super) fn forget_client(&mut self, id: u64) -> Option<Box<ClientTx>> {
         let tx = self.clients.remove(&id)?;
         self.client_ids.remove(&tx.branch);
         Some(tx)
