@@ -24,6 +24,7 @@ mod meter;
 mod network;
 mod operations;
 mod peers;
+mod process;
 mod publish;
 mod records;
 mod servers;

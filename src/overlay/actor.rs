@@ -6,6 +6,7 @@ use super::dialling::Dialling;
 use super::lookup::Lookup;
 use super::meter::Meter;
 use super::peers::Peers;
+use super::process::Processes;
 use super::publish::Publication;
 use super::records::Write;
 use super::servers::Servers;
@@ -84,6 +85,7 @@ pub(super) struct Actor {
     pub(super) peers: Peers,
     /// The routing table.
     pub(super) servers: Servers,
+    pub(super) processes: Processes,
     pub(super) ledger: Ledger<PeerId>,
     pub(super) intake: intake::Intake,
     pub(super) meter: Meter,

@@ -1,6 +1,7 @@
 //! The protocols of a node and their settings. The reasons are in SECURITY §2.2 (K1 to K15) and PITFALLS 1-10, 20.
 
 use super::limits;
+use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
 use super::{Limits, OverlayConfig, link};
 use libp2p::identity::Keypair;
@@ -40,8 +41,8 @@ const IDENTIFY_INTERVAL: Duration = Duration::from_secs(30 * 60);
 /// Handshakes under way at once, in each direction (SECURITY §4.10).
 const MAX_PENDING: u32 = 64;
 
-/// Connections with one peer: a direct one of each transport, each way.
-const MAX_PER_PEER: u32 = 4;
+/// Connections with one peer, of which the oldest are about to be closed ([`MAX_PER_PEER`]).
+const MOST_PER_PEER: u32 = 2 * MAX_PER_PEER as u32;
 
 /// No call is silent in signalling for longer.
 const LINK_FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
@@ -90,12 +91,12 @@ impl Behaviour {
         let bounds = ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_PENDING))
             .with_max_pending_outgoing(Some(MAX_PENDING))
-            .with_max_established_per_peer(Some(MAX_PER_PEER))
+            .with_max_established_per_peer(Some(MOST_PER_PEER))
             // A quarter is for those whom we choose ourselves: strangers cannot fill every slot.
             .with_max_established_incoming(Some(max_connections - max_connections / 4))
             .with_max_established(Some(max_connections));
         let identify = identify::Config::new(format!("/peerline/{}", config.overlay.short()), key.public())
-            .with_agent_version(concat!("peerline/", env!("CARGO_PKG_VERSION")).into())
+            .with_agent_version(Run::random().agent())
             .with_interval(IDENTIFY_INTERVAL)
             .with_push_listen_addr_updates(true)
             // The cache would have us dial addresses that nobody checked (K11).

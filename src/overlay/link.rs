@@ -14,6 +14,7 @@
 
 mod behaviour;
 mod carry;
+mod doubt;
 mod frame;
 mod handler;
 mod hello;
@@ -74,6 +75,12 @@ pub struct Config {
     /// A message that is not acknowledged for this long casts doubt on its stream: another one is opened. Default 4 s: the
     /// worst relayed path and the delay of acknowledgements, well before a caller gives up.
     pub answer: Duration,
+    /// A hello over a connection that was there before is not answered for this long: another connection is dialled beside
+    /// it, and the first that answers carries the link. Default 250 ms: longer than most round trips, not felt in a call.
+    pub hedge: Duration,
+    /// A message of a link that is up is not acknowledged for this long: another connection is dialled beside it, which
+    /// shows whether the far end was started anew. Default 700 ms: acknowledgements may take 200 ms and the round trip.
+    pub doubt: Duration,
     /// A stream on which nothing came for this long is dead. Default 25 s: two heartbeats lost; with `grace` 30 s in all.
     pub silence: Duration,
     /// A link without a message for this long is closed, unless held ([`Behaviour::hold`]). Default 4 h: a link does
@@ -98,6 +105,8 @@ impl Default for Config {
             hello_timeout: Duration::from_secs(5),
             heartbeat: Duration::from_secs(10),
             answer: Duration::from_secs(4),
+            hedge: Duration::from_millis(250),
+            doubt: Duration::from_millis(700),
             silence: Duration::from_secs(25),
             idle: Duration::from_secs(4 * 3600),
             clock: UnixMillis::now,

@@ -53,6 +53,7 @@ impl Actor {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 self.inbound.remove(&connection_id);
                 self.feelers.remove(&connection_id);
+                self.processes.closed(peer_id, connection_id);
                 let broke = cause.is_some_and(|cause| !matches!(cause, ConnectionError::KeepAliveTimeout));
                 self.peers.disconnected(&peer_id, broke, now, wall);
                 self.upkeep.changed = true;
@@ -102,6 +103,9 @@ impl Actor {
         wall: UnixMillis,
     ) {
         self.upkeep.changed = true;
+        if let Some(oldest) = self.processes.established(peer, connection) {
+            self.swarm.close_connection(oldest);
+        }
         let direct = !endpoint.is_relayed();
         match endpoint {
             ConnectedPoint::Dialer { address, .. } if direct => {
@@ -127,6 +131,13 @@ impl Actor {
     /// A peer said what it speaks and where it listens. The former decides about the table, the latter is believed
     /// only as far as a dial proves it.
     fn identified(&mut self, peer: PeerId, connection: ConnectionId, info: identify::Info, now: Instant) {
+        if let Some(older) = self.processes.identified(&peer, connection, &info.agent_version) {
+            tracing::debug!(%peer, connections = older.len(), "was started anew");
+            self.swarm.behaviour_mut().link.restarted(peer, &older);
+            for connection in older {
+                self.swarm.close_connection(connection);
+            }
+        }
         let serves = info.protocols.contains(&self.kad_protocol);
         self.peers.identified(&peer, serves);
         if serves {

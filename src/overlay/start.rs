@@ -98,6 +98,7 @@ impl Overlay {
             dialling,
             peers: Default::default(),
             servers: Servers::new(&here),
+            processes: Default::default(),
             ledger: Default::default(),
             intake: Intake::new(now),
             meter,

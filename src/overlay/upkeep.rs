@@ -123,7 +123,10 @@ impl Actor {
         let over: Vec<_> = self.feelers.iter().filter(|(_, at)| now >= **at + FEELER_LIFE).map(|(id, _)| *id).collect();
         for connection in over {
             self.feelers.remove(&connection);
-            self.swarm.close_connection(connection);
+            // A link may have taken it for its own meanwhile.
+            if !self.swarm.behaviour().link.uses(connection) {
+                self.swarm.close_connection(connection);
+            }
         }
         if now >= self.upkeep.self_lookup_at {
             let pause = if self.servers.len() < FEW { SELF_LOOKUP_FEW } else { SELF_LOOKUP };

@@ -129,9 +129,16 @@ impl Behaviour {
                 if let Phase::Opening { until: earlier } = &mut link.phase {
                     *earlier = until.max(*earlier);
                 }
-                link.addresses.extend(addresses);
-                link.addresses.dedup();
+                let news: Vec<_> = addresses.into_iter().filter(|a| !link.addresses.contains(a)).collect();
+                let again = link.dialled && !news.is_empty();
+                // The newest first: they push out what led nowhere.
+                link.addresses.splice(0..0, news);
                 link.addresses.truncate(super::open::MAX_ADDRESSES);
+                if again {
+                    link.dial = None;
+                    self.dial(id, now);
+                    self.wake();
+                }
             }
             return id;
         }
@@ -209,7 +216,7 @@ impl Behaviour {
         }
     }
 
-    fn wake(&mut self) {
+    pub(super) fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -285,6 +292,7 @@ impl Behaviour {
                 }
                 link.retry_at = None;
             }
+            self.take_over(id, event.connection_id, now);
             self.advance(id, now);
         }
     }

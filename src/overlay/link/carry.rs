@@ -33,6 +33,7 @@ impl Behaviour {
         }
         if link.session.acked() > before {
             link.waiting_since = now;
+            link.dialled = false;
         }
         match frame.body {
             Body::Sip(message) => match link.session.handle_message(frame.seq) {
@@ -220,14 +221,17 @@ impl Behaviour {
 
     fn check_attempt(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get(id) else { return };
-        if let Some(attempt) = link.attempt.filter(|attempt| now >= attempt.until) {
+        let Some(attempt) = link.attempt else { return };
+        if now >= attempt.until {
             self.tell(attempt.stream, Command::Reset(attempt.stream.number));
             self.handle_gone(attempt.stream, now);
+        } else if now >= attempt.doubted_at {
+            self.dial_beside(id, now);
         }
     }
 
     fn check_up(&mut self, id: LinkId, now: Instant) {
-        let Config { heartbeat, silence, idle, answer, .. } = self.config;
+        let Config { heartbeat, silence, idle, answer, doubt, .. } = self.config;
         let Some(link) = self.links.get_mut(id) else { return };
         let Some(stream) = link.current else { return };
         if link.untaken >= CREDITS {
@@ -235,7 +239,7 @@ impl Behaviour {
             link.heard = now;
             link.waiting_since = now;
         }
-        if link.session.awaits_ack() && now.saturating_duration_since(link.waiting_since) >= answer {
+        if link.is_unanswered(answer, now) {
             // Perhaps only the stream hangs: another one shows whether the far end is there.
             tracing::debug!(link = id.0, "a message is not acknowledged, stream given up");
             self.tell(stream, Command::Reset(stream.number));
@@ -253,6 +257,10 @@ impl Behaviour {
         if !link.held && now.saturating_duration_since(link.last_message) >= idle {
             return self.say_goodbye(id, "idle");
         }
+        if link.is_unanswered(doubt, now) {
+            self.dial_beside(id, now);
+        }
+        let Some(link) = self.links.get_mut(id) else { return };
         let frame = if now.saturating_duration_since(link.spoke) >= heartbeat {
             Frame::ping(link.session.ack())
         } else if link.session.owes_ack() {

@@ -52,7 +52,7 @@ impl Behaviour {
         }
     }
 
-    fn dial(&mut self, id: LinkId, now: Instant) {
+    pub(super) fn dial(&mut self, id: LinkId, now: Instant) {
         let under_way = self.links.dial_for(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.dialled = true;
@@ -64,8 +64,10 @@ impl Behaviour {
         let opts = DialOpts::peer_id(link.pair.peer)
             .condition(PeerCondition::Always)
             .addresses(link.addresses.clone())
-            .extend_addresses_through_behaviour()
-            .build();
+            .extend_addresses_through_behaviour();
+        // From the listening port, the pair of ports of a connection that is there already would be met.
+        let beside = self.peers.contains_key(&link.pair.peer);
+        let opts = if beside { opts.allocate_new_port().build() } else { opts.build() };
         link.dial = Some(opts.connection_id());
         self.actions.push_back(ToSwarm::Dial { opts });
     }
@@ -80,7 +82,7 @@ impl Behaviour {
         }
     }
 
-    fn open_stream(&mut self, id: LinkId, connection: ConnectionId, now: Instant) {
+    pub(super) fn open_stream(&mut self, id: LinkId, connection: ConnectionId, now: Instant) {
         let number = self.new_stream_number();
         if self.links.opening_on(connection) >= MAX_OPENING {
             // The next tick sees to it.
@@ -93,7 +95,7 @@ impl Behaviour {
             if lost { self.config.hello_timeout.min(self.config.grace / 2) } else { self.config.hello_timeout };
         let until = now + patience;
         let stream = StreamRef { peer: link.pair.peer, connection, number };
-        link.attempt = Some(Attempt { stream, until });
+        link.attempt = Some(Attempt { stream, doubted_at: now + self.config.hedge, until });
         link.retry_at = None;
         self.streams.insert(stream, Purpose::Opening(id));
         self.tell(stream, Command::Open(number));
@@ -214,11 +216,10 @@ impl Behaviour {
                 self.refuse(stream, simultaneous().close);
                 return Ok(());
             }
-            let ours = link.greeted.then_some(link.session_id);
-            return self.adopt(id, stream, hello, user, ours, now);
+            return self.adopt(id, stream, hello, user, now);
         }
         if hello.session == link.session_id && !link.opener {
-            return self.answer(id, stream, hello, None, now);
+            return self.answer(id, stream, hello, now);
         }
         if link.abandoned == Some(hello.session) {
             self.refuse(stream, simultaneous().close);
@@ -240,17 +241,17 @@ impl Behaviour {
         stream: StreamRef,
         hello: &Hello,
         user: VerifiedPeerUser,
-        ours: Option<super::hello::SessionId>,
         now: Instant,
     ) -> Result<(), Refused> {
         let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         link.opener = false;
+        link.given_up = link.greeted.then_some(link.session_id);
         link.session_id = hello.session;
         link.remote = Some(user);
         if let Some(attempt) = link.attempt.take() {
             self.reset(attempt.stream);
         }
-        self.answer(id, stream, hello, ours, now)?;
+        self.answer(id, stream, hello, now)?;
         self.announce(id, true);
         Ok(())
     }
@@ -272,21 +273,15 @@ impl Behaviour {
         link.remote = Some(user);
         let id = link.id;
         self.links.insert(link);
-        self.answer(id, stream, hello, None, now)?;
+        self.answer(id, stream, hello, now)?;
         self.announce(id, false);
         Ok(())
     }
 
     /// Says our hello on their stream, and carries the link on it from now on.
-    fn answer(
-        &mut self,
-        id: LinkId,
-        stream: StreamRef,
-        hello: &Hello,
-        instead_of: Option<super::hello::SessionId>,
-        now: Instant,
-    ) -> Result<(), Refused> {
+    fn answer(&mut self, id: LinkId, stream: StreamRef, hello: &Hello, now: Instant) -> Result<(), Refused> {
         let own = self.own_hello(id).ok_or(Refused::new(Refusal::NoSuchUser))?;
+        let instead_of = self.links.get(id).and_then(|link| link.given_up);
         let own = Hello { instead_of, resume: hello.resume, ..own };
         self.tell(stream, Command::Send(stream.number, Frame::hello(&own.into_wire()).encode()));
         self.settle(id, stream, hello.received, now).map_err(|()| Refused::new(Refusal::Malformed))
@@ -358,6 +353,9 @@ impl Behaviour {
             link.retry_at = Some(now + RETRY);
             return;
         }
+        if close.code == CloseCode::UnknownSession && !link.is_opening() {
+            return self.drop_link(id, "the far end knows it no more");
+        }
         if link.phase == Phase::Up {
             link.session.go_on();
             link.tried.push(stream.connection);
@@ -380,6 +378,7 @@ impl Behaviour {
         }
         let old = link.current.replace(stream);
         link.phase = Phase::Up;
+        link.dialled = false;
         link.tried.clear();
         link.retry_at = None;
         link.heard = now;

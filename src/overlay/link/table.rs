@@ -61,6 +61,8 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
     pub stream: StreamRef,
+    /// Without an answer by then, another connection is dialled beside this one.
+    pub doubted_at: Instant,
     pub until: Instant,
 }
 
@@ -80,6 +82,7 @@ pub(super) struct Link {
     pub remote: Option<VerifiedPeerUser>,
     pub addresses: Vec<Multiaddr>,
     pub dial: Option<ConnectionId>,
+    /// Dialled since the far end last answered.
     pub dialled: bool,
     /// Connections on which an attempt failed since the last success.
     pub tried: Vec<ConnectionId>,
@@ -88,6 +91,9 @@ pub(super) struct Link {
     pub error: LinkError,
     /// A session that the far end gave up for this one: its late hello must not replace it.
     pub abandoned: Option<SessionId>,
+    /// A session that we gave up for this one, if the far end may have seen it: said with each answer, as an answer may
+    /// get lost with its stream.
+    pub given_up: Option<SessionId>,
     pub heard: Instant,
     /// Since when the far end owes us an acknowledgement, if it does.
     pub waiting_since: Instant,
@@ -119,6 +125,7 @@ impl Link {
             retry_at: None,
             error: LinkError::Unreachable,
             abandoned: None,
+            given_up: None,
             heard: now,
             waiting_since: now,
             spoke: now,
@@ -130,6 +137,11 @@ impl Link {
 
     pub fn is_opening(&self) -> bool {
         matches!(self.phase, Phase::Opening { .. })
+    }
+
+    /// The far end owes us an acknowledgement for this long.
+    pub fn is_unanswered(&self, time: Duration, now: Instant) -> bool {
+        self.session.awaits_ack() && now.saturating_duration_since(self.waiting_since) >= time
     }
 
     /// Wants a stream, and none is being opened.

@@ -92,9 +92,22 @@ fn point(relayed: bool) -> ConnectedPoint {
 
 impl World {
     fn new() -> Self {
+        Self::doubting(LONG)
+    }
+
+    /// Attempts without an answer move to any connection that comes up `hedge` later.
+    fn doubting(hedge: Duration) -> Self {
         let people = people();
-        let config =
-            Config { grace: LONG, hello_timeout: LONG, silence: LONG, answer: LONG, idle: LONG, ..Config::default() };
+        let config = Config {
+            grace: LONG,
+            hello_timeout: LONG,
+            silence: LONG,
+            answer: LONG,
+            idle: LONG,
+            doubt: LONG,
+            hedge,
+            ..Config::default()
+        };
         let ends = [0, 1].map(|n| {
             let mut links = Behaviour::new(OVERLAY, people[n].key, AddressScope::Any, config.clone());
             links.serve_user(people[n].user.clone());
@@ -385,10 +398,13 @@ proptest! {
     /// Both call each other, connections come and go in the middle of anything, frames of different streams overtake
     /// each other: in the end there is one link, it never went down, and all was heard once and in order.
     #[test]
-    fn whatever_connections_do_one_link_carries_all(steps in prop::collection::vec(step(), 0..150)) {
+    fn whatever_connections_do_one_link_carries_all(
+        steps in prop::collection::vec(step(), 0..150),
+        doubting in any::<bool>(),
+    ) {
         let runtime = runtime();
         let _guard = runtime.enter();
-        let mut world = World::new();
+        let mut world = World::doubting(if doubting { Duration::ZERO } else { LONG });
         let mut now = Instant::now();
         world.connect(0);
         for step in steps {
