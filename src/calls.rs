@@ -15,6 +15,7 @@ mod history;
 mod legs;
 mod links;
 mod machine;
+mod reach;
 mod registrations;
 mod router;
 mod routing;

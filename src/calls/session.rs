@@ -7,6 +7,7 @@ use super::cause;
 use super::legs::{Delivery, Mailbox};
 use super::links::{LinkInfo, LinkUse};
 use super::machine::{Branch, Call, Effect, Ending, Event, Plan, Side};
+use super::reach::{CONNECT_DEADLINE, PATIENCE, Way};
 use super::routing::{self, Routed};
 use super::setup::Target;
 use super::{CallRecord, Shared};
@@ -24,9 +25,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-
-/// How long a device may take to be connected.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long both sides may be silent before the call is taken for dead, and how often that is looked at.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -56,8 +54,8 @@ struct Connected {
 struct Callee {
     delivery: Option<Delivery>,
     media: Option<MediaLeg>,
-    /// On the way to a device.
-    _connecting: Option<AbortOnDropHandle<()>>,
+    /// On the way to a device, until it is heard of.
+    connecting: Option<AbortOnDropHandle<()>>,
     _link: Option<LinkUse>,
 }
 
@@ -252,20 +250,26 @@ impl Session {
         let (Some(local), Some(remote)) = (self.routed.local, self.routed.callee) else {
             return Some(Event::Failed { branch, cause: cause::no_user() });
         };
-        let (overlay, links, reports) = (self.shared.overlay.clone(), self.shared.links.clone(), self.reports.clone());
+        let way = Way { overlay: self.shared.overlay.clone(), locator: self.shared.locator.clone(), local, remote };
+        let (links, reports) = (self.shared.links.clone(), self.reports.clone());
         let connecting = tokio::spawn(async move {
+            let node = device.node;
             let up = async {
-                let VerifiedDevice { node, addresses, .. } = device;
-                let link = overlay.connect(local, remote, node, addresses, CONNECT_DEADLINE).await;
-                let link = link.map_err(|error| cause::of_link(&error))?;
+                let link = way.to(device).await.map_err(|error| cause::of_link(&error))?;
                 let (info, held) = links.wait(link).await;
                 Ok((link, info, held))
             };
             let result = tokio::time::timeout(CONNECT_DEADLINE + Duration::from_secs(1), up).await;
             let result = result.unwrap_or_else(|_| Err(cause::of_link(&LinkError::Timeout)));
+            let up = result.is_ok();
             let _ = reports.send(Connected { branch, again, result }).await;
+            if up {
+                // Whoever is heard of by then ends this task.
+                tokio::time::sleep(PATIENCE).await;
+                way.look_again(node).await;
+            }
         });
-        let callee = Callee { _connecting: Some(AbortOnDropHandle::new(connecting)), ..Callee::default() };
+        let callee = Callee { connecting: Some(AbortOnDropHandle::new(connecting)), ..Callee::default() };
         self.callees.insert(branch, callee);
         None
     }
@@ -338,10 +342,13 @@ impl Session {
 
     /// What `sip` said, in the words of the machine.
     fn understand(&mut self, event: SipEvent) -> Option<Event> {
-        if let SipEvent::Failed { leg, .. } | SipEvent::Ended { leg, .. } | SipEvent::Progress { leg, .. } = &event
+        if let SipEvent::Failed { leg, .. }
+        | SipEvent::Ended { leg, .. }
+        | SipEvent::Progress { leg, .. }
+        | SipEvent::Answered { leg, .. } = &event
             && let Some(branch) = self.branch(*leg)
-            && let Some((device, link)) = self.unheard.remove(&branch)
-            && !matches!(event, SipEvent::Progress { .. })
+            && let Some((device, link)) = self.heard(branch)
+            && !matches!(event, SipEvent::Progress { .. } | SipEvent::Answered { .. })
             && self.shared.links.hold(link).is_none()
         {
             // An old link to a node that has restarted since: a new one is opened, once.
@@ -361,6 +368,14 @@ impl Session {
             // The router keeps these.
             SipEvent::Contacts { .. } | SipEvent::Invited { .. } | SipEvent::TrunkSend { .. } => return None,
         })
+    }
+
+    /// The far end of a branch said something. The device and link, when this is the first that is heard of it.
+    fn heard(&mut self, branch: Branch) -> Option<(VerifiedDevice, LinkId)> {
+        if let Some(callee) = self.callees.get_mut(&branch) {
+            callee.connecting = None;
+        }
+        self.unheard.remove(&branch)
     }
 
     fn branch(&self, leg: LegId) -> Option<Branch> {
