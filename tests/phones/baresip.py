@@ -115,6 +115,11 @@ class Baresip:
             if event["type"] in kinds:
                 return event
 
+    def drain(self):
+        """Forgets the events so far."""
+        while not self.events.empty():
+            self.seen.append(self.events.get())
+
     def dial(self, who):
         self.command("dial", who)
 

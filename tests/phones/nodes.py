@@ -23,11 +23,15 @@ def binary():
 class Node:
     """One `peerline` process. `wrap` is put before the command (`ip netns exec ...`)."""
 
-    def __init__(self, folder, role=None, bootstrap=(), overlay="phones", ip="127.0.0.1", wrap=(), extra=(), env=None):
+    def __init__(
+        self, folder, role=None, bootstrap=(), overlay="phones", ip="127.0.0.1", wrap=(), extra=(), env=None,
+        transports=("tcp", "quic"),
+    ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.role, self.bootstrap, self.overlay, self.ip, self.wrap = role, list(bootstrap), overlay, ip, list(wrap)
         self.extra, self.env = list(extra), dict(os.environ, **(env or {}))
+        self.transports = transports
         self.process = None
         self.start()
 
@@ -36,7 +40,9 @@ class Node:
 
     def start(self, wait=True):
         command = self.wrap + [binary()] + ([self.role] if self.role else []) + self.arguments()
-        command += ["--listen", f"/ip4/{self.ip}/tcp/0", "--listen", f"/ip4/{self.ip}/udp/0/quic-v1", "--no-mdns", "--no-passphrase"]
+        for transport in self.transports:
+            command += ["--listen", f"/ip4/{self.ip}/" + {"tcp": "tcp/0", "quic": "udp/0/quic-v1"}[transport]]
+        command += ["--no-mdns", "--no-passphrase"]
         if self.role != "relay" and "--sip" not in self.extra:
             command += ["--sip", "127.0.0.1:0"]
         for address in self.bootstrap:
@@ -150,15 +156,15 @@ class Node:
 class Overlay:
     """A bootstrap node and `relays - 1` others, plus whatever desktops a test adds."""
 
-    def __init__(self, folder, relays=8, overlay="phones"):
-        self.folder, self.name, self.nodes = Path(folder), overlay, []
+    def __init__(self, folder, relays=8, overlay="phones", **more):
+        self.folder, self.name, self.nodes, self.more = Path(folder), overlay, [], more
         first = self.add("relay0", role="relay")
         self.bootstrap = first.listen[:1]
         for n in range(1, relays):
             self.add(f"relay{n}", role="relay")
 
     def add(self, name, role=None, **more):
-        node = Node(self.folder / name, role, getattr(self, "bootstrap", ()), self.name, **more)
+        node = Node(self.folder / name, role, getattr(self, "bootstrap", ()), self.name, **{**self.more, **more})
         self.nodes.append(node)
         return node
 
