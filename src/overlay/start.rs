@@ -279,11 +279,15 @@ fn spawn_writer(store: Store) -> (mpsc::Sender<Vec<Write>>, tokio::task::JoinHan
             let store = store.clone();
             let written = tokio::task::spawn_blocking(move || {
                 // Each by itself: a row that has no place must not keep the others from being removed.
-                let results = rows.into_iter().map(|(key, value)| match value {
-                    Some(value) => store.put(Table::Records, &key, &value),
-                    None => store.remove(Table::Records, &key),
-                });
-                results.fold(Ok(()), |first, result| first.and(result))
+                let mut outcome = Ok(());
+                for (key, value) in rows {
+                    let result = match value {
+                        Some(value) => store.put(Table::Records, &key, &value),
+                        None => store.remove(Table::Records, &key),
+                    };
+                    outcome = outcome.and(result);
+                }
+                outcome
             });
             if let Ok(Err(error)) = written.await {
                 tracing::warn!(%error, "records are kept in memory only");

@@ -52,7 +52,7 @@ impl Entry {
     /// Which of two entries of one slot stands: the higher epoch, the higher sequence, then the smaller envelope hash
     /// (equivocation), then the certificate that lasts longer, then the smaller bytes. The device does not sign its
     /// certificate, so anybody may put an older one beside an envelope: it must not win.
-    fn rank(&self) -> (u32, u64, Reverse<[u8; 32]>, u64, Reverse<&[u8]>) {
+    fn rank(&self) -> impl Ord + '_ {
         (self.epoch, self.sequence, Reverse(self.envelope_hash), self.certified_until, Reverse(&self.bytes))
     }
 }
