@@ -21,6 +21,7 @@ pub(super) struct LinkInfo {
     pub local: IdHash,
     pub remote: IdHash,
     pub local_ip: IpAddr,
+    pub remote_ip: IpAddr,
 }
 
 struct Open {
@@ -83,14 +84,14 @@ impl Links {
                 }
             };
             match event {
-                Some(OverlayEvent::LinkUp { link, local, remote, local_ip, .. }) => {
+                Some(OverlayEvent::LinkUp { link, local, remote, local_ip, remote_ip, .. }) => {
                     if !admitted(&locator, &remote) {
                         overlay.close(link);
                         continue;
                     }
                     let uri = |id| UserUri { id, overlay: overlay_name() }.to_string();
                     sip.trunk_up(TrunkId(link.0), uri(local), uri(remote.id)).await;
-                    self.up(link, LinkInfo { local, remote: remote.id, local_ip });
+                    self.up(link, LinkInfo { local, remote: remote.id, local_ip, remote_ip });
                 }
                 Some(OverlayEvent::LinkMessage { link, message }) => {
                     sip.trunk_receive(TrunkId(link.0), message).await;
@@ -147,7 +148,7 @@ mod tests {
 
     fn info() -> LinkInfo {
         let local_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        LinkInfo { local: IdHash([1; 22]), remote: IdHash([2; 22]), local_ip }
+        LinkInfo { local: IdHash([1; 22]), remote: IdHash([2; 22]), local_ip, remote_ip: local_ip }
     }
 
     #[tokio::test]

@@ -24,8 +24,8 @@ pub(super) struct Routed {
     pub local: Option<IdHash>,
     pub callee: Option<IdHash>,
     pub kind: LegKind,
-    /// Our address towards the caller's media.
-    pub media_ip: Option<IpAddr>,
+    /// Our address towards the caller's media, and where the caller signals from.
+    pub media_ips: Option<(IpAddr, IpAddr)>,
     pub _link: Option<LinkUse>,
     pub ringing: Option<Ringing>,
 }
@@ -40,7 +40,7 @@ impl Routed {
             local: None,
             callee: None,
             kind: LegKind::Phone,
-            media_ip: None,
+            media_ips: None,
             _link: None,
             ringing: None,
         }
@@ -93,7 +93,7 @@ async fn from_phone(
         local: Some(user),
         callee,
         kind: LegKind::Phone,
-        media_ip: Some(local_ip),
+        media_ips: Some((local_ip, remote_ip)),
         _link: None,
         ringing: None,
     }
@@ -118,7 +118,7 @@ async fn from_trunk(shared: &Shared, directory: &Directory, link: LinkId) -> Rou
         local: Some(info.local),
         callee: Some(info.local),
         kind: LegKind::Peer,
-        media_ip: Some(info.local_ip),
+        media_ips: Some((info.local_ip, info.remote_ip)),
         _link: Some(held),
         ringing: Some(ringing),
     }

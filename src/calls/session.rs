@@ -93,8 +93,8 @@ impl Session {
         let (now, started) = (Instant::now(), UnixMillis::now());
         let mut routed = routing::route(&shared, &invitation.caller, &invitation.dialled).await;
         let mut media = None;
-        if let (Plan::Ring { .. } | Plan::Echo, Some(ip)) = (&routed.plan, routed.media_ip) {
-            match open(&shared, routed.kind, ip, &invitation.offer).await {
+        if let (Plan::Ring { .. } | Plan::Echo, Some(ips)) = (&routed.plan, routed.media_ips) {
+            match open(&shared, routed.kind, ips, &invitation.offer).await {
                 Ok(leg) => media = Some(leg),
                 Err(error) => routed.plan = Plan::Refuse(cause::of_media(&error)),
             }
@@ -172,11 +172,11 @@ impl Session {
             Effect::StopLocate => self.located = None,
             Effect::Dial { branch, target: Target::Contact(contact) } => {
                 self.paths.insert(branch, "local");
-                let Some((local_ip, _)) = sip.contact_ips(contact).await else {
+                let Some(ips) = sip.contact_ips(contact).await else {
                     return Some(Event::Failed { branch, cause: cause::no_phone() });
                 };
                 let target = DialTarget::Contact(contact);
-                return self.dial(branch, target, (LegKind::Phone, local_ip), Callee::default()).await;
+                return self.dial(branch, target, (LegKind::Phone, ips), Callee::default()).await;
             }
             Effect::Dial { branch, target: Target::Device(device) } => {
                 self.paths.insert(branch, "direct");
@@ -283,7 +283,8 @@ impl Session {
                 if let Some(device) = again {
                     self.unheard.insert(branch, (device, link));
                 }
-                self.dial(branch, DialTarget::Trunk(TrunkId(link.0)), (LegKind::Peer, info.local_ip), callee).await
+                let ips = (info.local_ip, info.remote_ip);
+                self.dial(branch, DialTarget::Trunk(TrunkId(link.0)), (LegKind::Peer, ips), callee).await
             }
             Err(cause) => {
                 if let Some(callee) = self.routed.callee {
@@ -299,11 +300,12 @@ impl Session {
         &mut self,
         branch: Branch,
         target: DialTarget,
-        (kind, local_ip): (LegKind, IpAddr),
+        (kind, (local_ip, host)): (LegKind, (IpAddr, IpAddr)),
         mut callee: Callee,
     ) -> Option<Event> {
         let offer = match self.shared.media.open(kind, local_ip) {
             Ok(mut media) => {
+                media.expect(host);
                 let offer = media.describe_offer(&self.offer).await;
                 callee.media = Some(media);
                 offer
@@ -418,8 +420,14 @@ impl Session {
     }
 }
 
-async fn open(shared: &Shared, kind: LegKind, ip: IpAddr, offer: &[u8]) -> Result<MediaLeg, MediaError> {
-    let mut media = shared.media.open(kind, ip)?;
+async fn open(
+    shared: &Shared,
+    kind: LegKind,
+    (local_ip, host): (IpAddr, IpAddr),
+    offer: &[u8],
+) -> Result<MediaLeg, MediaError> {
+    let mut media = shared.media.open(kind, local_ip)?;
+    media.expect(host);
     media.accept(offer).await?;
     Ok(media)
 }

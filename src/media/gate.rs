@@ -6,7 +6,7 @@ use super::packet::{self, Header, Kind};
 use super::srtp::{Key, Opener, Refused, Sealer};
 use super::{LegKind, MediaError, sdp};
 use bytes::BytesMut;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// How long packets under the key before the current one still count, once the current one is in use: what the network
@@ -155,6 +155,13 @@ impl Gate {
         }
     }
 
+    /// The host that the far end's signalling comes from.
+    pub(super) fn expect(mut self, host: Option<IpAddr>) -> Gate {
+        self.rtp.expect(host);
+        self.rtcp.expect(host);
+        self
+    }
+
     /// Whether the far end speaks SRTP.
     pub(super) fn secure(&self) -> bool {
         self.secure
@@ -269,8 +276,9 @@ impl Gate {
         now: Instant,
     ) -> Result<(Packet<'a>, SocketAddr), Reason> {
         let latch = self.latch(header.kind);
-        let (target, confirmed) = (latch.target().ok_or(Reason::NotReady)?, latch.confirmed());
+        let (mut target, confirmed) = (latch.target().ok_or(Reason::NotReady)?, latch.confirmed());
         if self.kind == LegKind::Peer && !confirmed {
+            target = self.latch(header.kind).careful_target().ok_or(Reason::NotReady)?;
             self.budget = self.budget.checked_sub(1).ok_or(Reason::Unconfirmed)?;
         }
         if !self.secure {
@@ -289,7 +297,7 @@ impl Gate {
         if self.kind != LegKind::Peer {
             return None;
         }
-        let target = self.rtp.target()?;
+        let target = if self.rtp.confirmed() { self.rtp.target()? } else { self.rtp.careful_target()? };
         let report = packet::empty_report(self.ssrc);
         let sealed = self.keys.sealer.as_mut()?.seal(&packet::read(&report)?, &report).ok()?;
         Some((sealed, target))

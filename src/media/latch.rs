@@ -2,9 +2,10 @@
 //!
 //! A phone behind a NAT sends from another address than its description names, so the first source that sends is
 //! latched, once. A stranger who sprays ports later is refused: a latched leg moves only to the address of the
-//! description, or together with the SSRC after a silence or a new description. Pure: the time is an argument.
+//! description, or together with the SSRC after a silence or a new description. Where the signalling of the far end comes
+//! from is known: nobody from another host is latched at all. Pure: the time is an argument.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// A source that has been quiet for so long may be succeeded by another one with its SSRC (a NAT gave the phone a new
@@ -25,6 +26,8 @@ pub(super) enum Stranger {
 
 #[derive(Debug, Default)]
 pub(super) struct Latch {
+    /// The host that signals, if that is known.
+    host: Option<IpAddr>,
     stated: Option<SocketAddr>,
     held: Option<Held>,
     ssrcs: Vec<u32>,
@@ -39,6 +42,11 @@ struct Held {
 }
 
 impl Latch {
+    /// Packets come from `host` or from the host of the description.
+    pub(super) fn expect(&mut self, host: Option<IpAddr>) {
+        self.host = host.map(|host| host.to_canonical());
+    }
+
     /// A description names `address` (`None`: it names none, or holds the stream).
     pub(super) fn describe(&mut self, address: Option<SocketAddr>) {
         if self.stated != address {
@@ -51,6 +59,13 @@ impl Latch {
         self.ssrcs.clear();
     }
 
+    /// Where to send before anything genuine has come from a far end that we do not trust: to its own host only,
+    /// whatever it says.
+    pub(super) fn careful_target(&self) -> Option<SocketAddr> {
+        let target = self.target()?;
+        Some(self.host.map_or(target, |host| SocketAddr::new(host, target.port())))
+    }
+
     /// Where to send.
     pub(super) fn target(&self) -> Option<SocketAddr> {
         self.held.map(|held| held.address).or(self.stated)
@@ -59,10 +74,12 @@ impl Latch {
     /// Decides on a packet and moves the latch.
     pub(super) fn admit(&mut self, from: SocketAddr, ssrc: u32, now: Instant) -> Result<(), Stranger> {
         let follows = match self.held {
-            None => true,
+            None => self.is_host_of(from.ip()),
             Some(held) => {
                 let quiet = held.at.is_none_or(|at| now.saturating_duration_since(at) >= QUIET);
-                held.address == from || self.stated == Some(from) || (quiet && held.ssrc == ssrc)
+                held.address == from
+                    || self.stated == Some(from)
+                    || (quiet && held.ssrc == ssrc && self.is_host_of(from.ip()))
             }
         };
         if !follows {
@@ -76,6 +93,11 @@ impl Latch {
         }
         self.held = Some(Held { address: from, ssrc, at: Some(now) });
         Ok(())
+    }
+
+    fn is_host_of(&self, ip: IpAddr) -> bool {
+        let stated = self.stated.map(|stated| stated.ip().to_canonical());
+        self.host.is_none() || self.host == Some(ip.to_canonical()) || stated == Some(ip.to_canonical())
     }
 
     /// Follows a packet that proved itself by its encryption: the newest source is right.
@@ -139,6 +161,28 @@ mod tests {
         assert_eq!(latch.admit(at(4), 7, now + QUIET), Ok(()));
         latch.describe(Some(at(9)));
         assert_eq!(latch.target(), Some(at(9)), "a new address breaks it");
+    }
+
+    #[test]
+    fn nobody_from_another_host_is_latched_when_the_host_is_known() {
+        let (mut latch, now) = (Latch::default(), Instant::now());
+        let from = |host: u8, port| SocketAddr::from(([192, 0, 2, host], port));
+        latch.expect(Some(from(7, 0).ip()));
+        latch.describe(Some(at(1)));
+        assert_eq!(latch.admit(from(66, 5), 7, now), Err(Stranger::Source), "a stranger was quicker");
+        assert_eq!(latch.target(), Some(at(1)));
+        assert_eq!(latch.admit(at(9), 7, now), Ok(()), "the host of the description, another port");
+        assert_eq!(latch.admit(from(66, 5), 7, now + QUIET), Err(Stranger::Source), "with a guessed SSRC");
+        assert_eq!(latch.admit(from(7, 5), 7, now + QUIET), Ok(()), "behind a NAT, where the signalling comes from");
+    }
+
+    #[test]
+    fn a_far_end_cannot_point_us_at_a_third_host() {
+        let mut latch = Latch::default();
+        latch.describe(Some(at(1)));
+        assert_eq!(latch.careful_target(), Some(at(1)), "nothing is known");
+        latch.expect(Some([198, 51, 100, 9].into()));
+        assert_eq!(latch.careful_target(), Some(([198, 51, 100, 9], 1).into()));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use zeroize::Zeroizing;
 pub struct MediaLeg {
     leg: Arc<Leg>,
     local_ip: IpAddr,
+    /// Where the far end's signalling comes from.
+    host: Option<IpAddr>,
     /// By the index of the `m=` line, which never changes in a session (RFC 3264 §8).
     slots: Vec<Slot>,
     session_id: u64,
@@ -68,6 +70,7 @@ impl MediaLeg {
         Ok(MediaLeg {
             leg: Arc::new(Leg::new(kind, permit.shared.clone(), now)),
             local_ip,
+            host: None,
             slots: Vec::new(),
             // RFC 8866 §5.2 wants a number; 62 bits fit every parser.
             session_id: random_u64()? >> 2,
@@ -77,6 +80,12 @@ impl MediaLeg {
             negotiated: now,
             _permit: permit,
         })
+    }
+
+    /// The far end's signalling comes from `host`: media is taken from there or from where its description says, and a
+    /// peer is sent to nowhere else until something genuine has come. To be said before the first description.
+    pub fn expect(&mut self, host: IpAddr) {
+        self.host = Some(host).filter(|host| !host.is_unspecified());
     }
 
     /// Takes the description that the far end of *this* leg sent (offer or answer): where to send, which SSRCs, which keys.
@@ -183,13 +192,13 @@ impl MediaLeg {
         key: Option<&(u32, Key)>,
     ) -> Result<(), MediaError> {
         let key = key.filter(|_| remote.secure);
-        let (kind, ssrc) = (self.leg.kind, self.ssrc());
+        let (kind, ssrc, host) = (self.leg.kind, self.ssrc(), self.host);
         let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
         match &mut slot.state {
             State::Open(stream, _) => stream.gate().accept(remote, key.map(|(_, key)| key))?,
             State::Waiting(gate) => gate.accept(remote, key.map(|(_, key)| key))?,
             State::Closed => {
-                let mut gate = Gate::new(kind, ssrc);
+                let mut gate = Gate::new(kind, ssrc).expect(host);
                 gate.accept(remote, key.map(|(_, key)| key))?;
                 slot.state = State::Waiting(Box::new(gate));
             }
@@ -275,7 +284,7 @@ impl MediaLeg {
 
     /// The stream of a line, with sockets from now on.
     fn open_stream(&mut self, index: usize) -> Result<Arc<Stream>, MediaError> {
-        let ssrc = self.ssrc();
+        let (ssrc, host) = (self.ssrc(), self.host);
         let slot = self.slots.get_mut(index).ok_or(MediaError::NoPorts)?;
         if let State::Open(stream, _) = &slot.state {
             return Ok(stream.clone());
@@ -291,7 +300,7 @@ impl MediaLeg {
         let rtcp = rtcp.map(Path::udp).transpose().map_err(io)?;
         let gate = match std::mem::take(&mut slot.state) {
             State::Waiting(gate) => *gate,
-            _ => Gate::new(self.leg.kind, ssrc),
+            _ => Gate::new(self.leg.kind, ssrc).expect(host),
         };
         let stream = Arc::new(Stream::new(gate, port, rtp, rtcp, guard));
         let task = tokio::spawn(stream::run(self.leg.clone(), index, Arc::downgrade(&stream)));
