@@ -4,8 +4,9 @@ use crate::uri::IdHash;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-/// How old an answer may be that is dialled without a new lookup.
-pub(super) const FRESH: Duration = Duration::from_secs(60);
+/// How old an answer may be that is dialled without a new lookup: breaks a storm of redials. Not longer, or who lost a
+/// call because the other moved to another network would be led to the old place.
+pub(super) const FRESH: Duration = Duration::from_secs(2);
 
 /// How long "not online" is believed: long enough to break a storm of redials, too short to be noticed.
 pub(super) const MISSED: Duration = Duration::from_secs(2);
