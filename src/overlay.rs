@@ -27,6 +27,8 @@ mod peers;
 mod process;
 mod publish;
 mod records;
+#[cfg(test)]
+mod sample;
 mod servers;
 mod start;
 mod transport;

@@ -210,3 +210,6 @@ fn tell(events: mpsc::Sender<LookupEvent>, untold: Option<ValidBundle>, report: 
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -247,3 +247,6 @@ impl Publication {
         self.reply.is_none() && self.replicas.iter().all(|r| r.reading.is_none() && !r.searching && r.puts == 0)
     }
 }
+
+#[cfg(test)]
+mod tests;
