@@ -100,9 +100,8 @@ impl Processes {
         if before == run {
             return None;
         }
-        // Those that have said nothing yet may be as young as this one.
-        let dead = |said: Option<Run>| said.is_some_and(|said| said != run);
-        Some(known.connections[..at].iter().filter(|(_, said)| dead(*said)).map(|(older, _)| *older).collect())
+        // Those that never said anything may be as young as this one; if so, this one does for both.
+        Some(known.connections[..at].iter().filter(|(_, said)| *said != Some(run)).map(|(older, _)| *older).collect())
     }
 }
 
@@ -135,9 +134,10 @@ mod tests {
         assert_eq!(all.identified(&peer, id(0), &old), None);
         assert_eq!(all.identified(&peer, id(1), &old), None, "said before");
         all.established(peer, id(3));
-        assert_eq!(all.identified(&peer, id(3), &new), Some(vec![id(0), id(1)]), "2 may be of the new one");
+        assert_eq!(all.identified(&peer, id(3), &new), Some(vec![id(0), id(1), id(2)]));
         assert_eq!(all.identified(&peer, id(3), &new), None);
-        assert_eq!(all.identified(&peer, id(2), &new), None);
+        all.established(peer, id(4));
+        assert_eq!(all.identified(&peer, id(4), &new), None, "two of one run");
     }
 
     #[test]

@@ -7,4 +7,5 @@
 mod harness;
 mod losses;
 mod meeting;
+mod restarts;
 mod strangers;

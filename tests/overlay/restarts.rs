@@ -1,0 +1,153 @@
+//! Nodes that die without a word and come back as another process: whoever knew them must not go on talking to the dead.
+//!
+//! The old process is frozen (its only thread stands still): its QUIC connections look open for 40 s, and its port is
+//! taken, so the new one listens elsewhere.
+
+use super::harness::{Node, Setup, User, node, reaches, start};
+use peerline::identity::NodeSecret;
+use peerline::overlay::{LocalUser, Overlay, OverlayEvent};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// From dialling to a link, however dead the old one is (issue A, "Show" 7).
+const SOON: Duration = Duration::from_secs(2);
+
+/// A node in a runtime of its own that stands still from `freeze` until it is dropped.
+struct Life {
+    node: Node,
+    runtime: Option<tokio::runtime::Runtime>,
+    thaw: Option<std::sync::mpsc::Sender<()>>,
+}
+
+fn quic(secret: &NodeSecret) -> Setup {
+    Setup { secret: secret.clone(), listen: vec!["/ip4/127.0.0.1/udp/0/quic-v1".into()], ..Setup::default() }
+}
+
+impl Life {
+    async fn start(secret: &NodeSecret, user: &User, bootstrap: Vec<String>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let setup = quic(secret);
+        let node = runtime.spawn(async move { node(&bootstrap, setup).await }).await.unwrap();
+        node.overlay.serve_user(served(user)).await;
+        Self { node, runtime: Some(runtime), thaw: None }
+    }
+
+    async fn freeze(&mut self) {
+        let (thaw, wait) = std::sync::mpsc::channel::<()>();
+        let (frozen, is_frozen) = tokio::sync::oneshot::channel();
+        self.runtime.as_ref().unwrap().spawn(async move {
+            frozen.send(()).unwrap();
+            // Stands until the sender is dropped.
+            let _ = wait.recv();
+        });
+        is_frozen.await.unwrap();
+        self.thaw = Some(thaw);
+    }
+
+    fn addresses(&self) -> Vec<Vec<u8>> {
+        self.node.overlay.publishable()
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.thaw.take();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn served(user: &User) -> LocalUser {
+    LocalUser { id: user.identity.id, bundle: user.bundle().encode().into() }
+}
+
+/// A node with a caller, its events and its address.
+async fn caller() -> (Overlay, mpsc::Receiver<OverlayEvent>, User, String) {
+    let secret = NodeSecret::generate();
+    let (overlay, events) = start(&[], &quic(&secret)).await.unwrap();
+    let user = User::at(&secret);
+    overlay.serve_user(served(&user)).await;
+    let address = overlay.status().borrow().listen[0].clone();
+    (overlay, events, user, address)
+}
+
+async fn call(overlay: &Overlay, caller: &User, callee: &User, node: &NodeSecret, addresses: Vec<Vec<u8>>) -> Duration {
+    let started = Instant::now();
+    let (local, remote) = (caller.identity.id, callee.identity.id);
+    let link = overlay.connect(local, remote, node.public(), addresses, Duration::from_secs(20)).await;
+    link.expect("linked");
+    started.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_to_a_dead_process_ends_when_the_new_one_comes() {
+    let (overlay, mut events, alice, address) = caller().await;
+    let secret = NodeSecret::generate();
+    let bob = User::at(&secret);
+    let mut old = Life::start(&secret, &bob, vec![address.clone()]).await;
+    reaches(&overlay, |status| status.peers == 1).await;
+    call(&overlay, &alice, &bob, &secret, old.addresses()).await;
+
+    old.freeze().await;
+    let new = Life::start(&secret, &bob, vec![address]).await;
+    let down = async { while !matches!(events.recv().await, Some(OverlayEvent::LinkDown { .. })) {} };
+    timeout(Duration::from_secs(10), down).await.expect("long before the connection shows that it is dead");
+    let took = call(&overlay, &alice, &bob, &secret, new.addresses()).await;
+    assert!(took < SOON, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_does_not_answer_is_dialled_beside() {
+    let (overlay, _events, alice, address) = caller().await;
+    let secret = NodeSecret::generate();
+    let bob = User::at(&secret);
+    let mut old = Life::start(&secret, &bob, vec![address]).await;
+    reaches(&overlay, |status| status.peers == 1).await;
+    old.freeze().await;
+    // It knows nobody, so nobody hears of it before the call.
+    let new = Life::start(&secret, &bob, vec![]).await;
+    let took = call(&overlay, &alice, &bob, &secret, new.addresses()).await;
+    assert!(took < SOON, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_link_is_found_out_by_the_first_message() {
+    let (overlay, mut events, alice, address) = caller().await;
+    let secret = NodeSecret::generate();
+    let bob = User::at(&secret);
+    let mut old = Life::start(&secret, &bob, vec![address]).await;
+    call(&overlay, &alice, &bob, &secret, old.addresses()).await;
+    let link = loop {
+        if let Some(OverlayEvent::LinkUp { link, .. }) = events.recv().await {
+            break link;
+        }
+    };
+    old.freeze().await;
+    let new = Life::start(&secret, &bob, vec![]).await;
+    let started = Instant::now();
+    overlay.send(link, "INVITE".into()).unwrap();
+    // The link is there still: this only says where the other end may be now.
+    call(&overlay, &alice, &bob, &secret, new.addresses()).await;
+    let down = async { while !matches!(events.recv().await, Some(OverlayEvent::LinkDown { .. })) {} };
+    timeout(Duration::from_secs(10), down).await.expect("found out");
+    call(&overlay, &alice, &bob, &secret, new.addresses()).await;
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_connections_take_no_places() {
+    let (overlay, _events, _, address) = caller().await;
+    let secret = NodeSecret::generate();
+    let bob = User::at(&secret);
+    let mut lives = Vec::new();
+    for round in 0..8 {
+        let mut life = Life::start(&secret, &bob, vec![address.clone()]).await;
+        let told = life.node.overlay.publish(bob.later(round)).await;
+        assert!(told.is_ok(), "life {round}: {told:?}");
+        life.freeze().await;
+        lives.push(life);
+    }
+    assert_eq!(overlay.status().borrow().peers, 1);
+}
