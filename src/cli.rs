@@ -141,11 +141,22 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The chain of causes, once, on one line.
 fn broken(error: &anyhow::Error) -> ExitCode {
-    let line = format!("{error:#}").replace('\n', " ");
-    anstream::eprintln!("peerline: {line}");
+    anstream::eprintln!("peerline: {}", on_one_line(error));
     ExitCode::from(2)
+}
+
+/// The chain of causes, each once: many errors tell their cause themselves.
+fn on_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
@@ -212,6 +223,12 @@ impl Common {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let told = anyhow::anyhow!("no room").context("it failed: no room; make some").context("the copy");
+        assert_eq!(on_one_line(&told), "the copy: it failed: no room; make some");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -82,12 +82,19 @@ pub enum NodeError {
     Overlay(#[from] OverlayChoiceError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{0}; choose another with --listen")]
+    #[error("{}; {}", .0, advice(.0))]
     Listen(StartError),
     #[error("{0}; choose another with --sip")]
     Sip(SipStartError),
     #[error(transparent)]
     Api(#[from] ApiError),
+}
+
+fn advice(error: &StartError) -> &'static str {
+    match error {
+        StartError::Address(_) => "look at --listen, --bootstrap, --external and the settings file",
+        StartError::Listen { .. } | StartError::Other(_) => "choose another with --listen",
+    }
 }
 
 /// A running node.

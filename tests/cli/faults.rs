@@ -83,6 +83,12 @@ fn ports_in_use_are_named() {
 }
 
 #[test]
+fn an_address_that_is_none_is_named() {
+    let home = Home::new();
+    start(&home, &["--bootstrap", "nowhere"]).is_broken_saying(&["nowhere", "--bootstrap"]);
+}
+
+#[test]
 fn an_overlay_nobody_knows_is_refused() {
     let home = Home::new();
     let args: Vec<&str> = NODE.iter().copied().chain(["--overlay", "nowhere.alt"]).collect();
