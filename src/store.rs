@@ -238,6 +238,9 @@ impl Store {
     }
 }
 
+/// Damaged stores that are kept beside the good one; the oldest goes.
+const MAX_SET_ASIDE: usize = 3;
+
 /// Renames the damaged directory beside itself, under a name that is free.
 fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
     let name = path.file_name().map_or_else(|| "store".into(), |n| n.to_string_lossy().into_owned());
@@ -250,5 +253,23 @@ fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
         .find(|candidate| !candidate.exists())
         .ok_or_else(|| std::io::Error::other("no free name"))?;
     std::fs::rename(path, &aside)?;
+    if let Err(error) = drop_oldest(path, &format!("{name}.damaged-")) {
+        tracing::warn!(%error, "older damaged stores stay on disk");
+    }
     Ok(aside)
+}
+
+/// Removes what was set aside longest ago, by the time in its name.
+fn drop_oldest(path: &Path, prefix: &str) -> std::io::Result<()> {
+    let Some(directory) = path.parent() else { return Ok(()) };
+    let mut aside = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) && entry.file_type()?.is_dir() {
+            aside.push(entry.path());
+        }
+    }
+    aside.sort();
+    let surplus = aside.len().saturating_sub(MAX_SET_ASIDE);
+    aside.iter().take(surplus).try_for_each(std::fs::remove_dir_all)
 }

@@ -215,3 +215,21 @@ async fn overlapping_commits_share_a_flush() {
     assert!(engine.flushes.load(Ordering::SeqCst) <= 2, "{:?}", engine.flushes);
     store.commit().await.unwrap();
 }
+
+#[test]
+fn only_the_latest_damaged_stores_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    for name in ["store.damaged-1700000000", "store.damaged-1700000001", "store.damage", "other.damaged-1"] {
+        std::fs::create_dir(directory.path().join(name)).unwrap();
+    }
+    for _ in 0..4 {
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("row"), "broken").unwrap();
+        assert!(set_aside(&path).unwrap().join("row").exists(), "what was set aside now is kept");
+    }
+    let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    assert_eq!(names.iter().filter(|name| name.starts_with("store.damaged-")).count(), MAX_SET_ASIDE, "{names:?}");
+    assert!(names.len() == MAX_SET_ASIDE + 2 && !names.contains(&"store.damaged-1700000001".into()), "{names:?}");
+}
