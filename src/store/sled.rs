@@ -10,12 +10,15 @@ use super::engine::{Engine, EngineResult, OpenFailure, Rows};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Page cache, bytes. The default of 1 GiB is no use to a node whose tables are a few megabytes.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Writes that nobody committed reach the log after this time, milliseconds.
 const FLUSH_EVERY_MS: u64 = 1_000;
+
+const IN_USE: &str = "another process is using it";
 
 /// Row of the default tree that says who made this store.
 const MARKER: &[u8] = b"peerline-store";
@@ -28,12 +31,23 @@ pub(super) struct SledEngine {
     log: File,
 }
 
-/// Opens or creates a store at `path`, and reads all of it once.
+/// sled's worker threads hold the lock for a moment after the last handle is dropped: so long is it asked for again.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Opens or creates a store at `path`, and reads all of it once. Waits up to [`LOCK_PATIENCE`] for its lock.
 pub(super) fn open(path: &Path) -> Result<SledEngine, OpenFailure> {
     let existed = path.join("db").exists();
-    // sled asserts in its recovery: what panics on the data is damage too.
-    let opened = catch_unwind(AssertUnwindSafe(|| open_unguarded(path, existed)));
-    opened.unwrap_or_else(|_| Err(OpenFailure::Damaged("reading it failed an assertion".into())))
+    let started = Instant::now();
+    loop {
+        // sled asserts in its recovery: what panics on the data is damage too.
+        match catch_unwind(AssertUnwindSafe(|| open_unguarded(path, existed))) {
+            Err(_) => return Err(OpenFailure::Damaged("reading it failed an assertion".into())),
+            Ok(Err(OpenFailure::Refused(why))) if why == IN_USE && started.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(opened) => return opened,
+        }
+    }
 }
 
 fn open_unguarded(path: &Path, existed: bool) -> Result<SledEngine, OpenFailure> {
@@ -94,9 +108,7 @@ fn name(table: Table) -> &'static str {
 fn judge(error: sled::Error) -> OpenFailure {
     use std::io::ErrorKind;
     match error {
-        sled::Error::Io(e) if e.to_string().contains("acquire lock") => {
-            OpenFailure::Refused("another process is using it".into())
-        }
+        sled::Error::Io(e) if e.to_string().contains("acquire lock") => OpenFailure::Refused(IN_USE.into()),
         sled::Error::Io(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
             OpenFailure::Damaged(e.to_string())
         }
