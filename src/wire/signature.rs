@@ -20,6 +20,12 @@ pub enum Domain {
     Revocation,
     Charter,
     Card,
+    /// By a node: where it can be reached.
+    PeerCard,
+    /// By a node: that it keeps a record; scope = the record's key.
+    Receipt,
+    /// By a node: what it answered; scope = the key or position asked for.
+    Answer,
 }
 
 impl Domain {
@@ -33,6 +39,9 @@ impl Domain {
             Domain::Revocation => "revocation",
             Domain::Charter => "charter",
             Domain::Card => "card",
+            Domain::PeerCard => "peercard",
+            Domain::Receipt => "receipt",
+            Domain::Answer => "answer",
         }
     }
 }

@@ -1,0 +1,123 @@
+//! Which networks an address belongs to. Keys are free and networks are not, so everything that could be taken over by
+//! numbers is counted by networks (SECURITY §4.2, §4.3).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Three widths of network. Compared only for equality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    /// /24, or /48 of IPv6.
+    pub subnet: u64,
+    /// /16, or /32 of IPv6.
+    pub wide: u64,
+    /// Autonomous system; where no map of them is there, the same as `wide`.
+    pub system: u64,
+}
+
+impl Network {
+    /// Of an address, without a map of autonomous systems.
+    pub fn of(ip: IpAddr) -> Self {
+        let (subnet, wide) = match ip.to_canonical() {
+            IpAddr::V4(v4) => {
+                let [a, b, c, _] = v4.octets();
+                (u64::from_be_bytes([4, 0, 0, 0, 0, a, b, c]), u64::from_be_bytes([4, 0, 0, 0, 0, 0, a, b]))
+            }
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, e, f, ..] = v6.octets();
+                (u64::from_be_bytes([6, 0, a, b, c, d, e, f]), u64::from_be_bytes([6, 0, 0, 0, a, b, c, d]))
+            }
+        };
+        Self { subnet, wide, system: wide }
+    }
+}
+
+/// How many of one choice may come from one network of each width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    pub subnet: u32,
+    pub wide: u32,
+    pub system: u32,
+}
+
+impl Caps {
+    /// Of a bucket, and of who is contacted in a region (SECURITY §4.3, §4.4).
+    pub const CLOSE: Caps = Caps { subnet: 2, wide: 3, system: 4 };
+    /// Of each half of an answer.
+    pub const ANSWER: Caps = Caps { subnet: 1, wide: u32::MAX, system: u32::MAX };
+}
+
+/// Counts a choice as it is made. Who does not fit is not lost: choices that leave room are filled up with the rest
+/// afterwards, or an office with all its nodes in one /24 could not speak to itself.
+#[derive(Clone, Debug, Default)]
+pub struct Diversity {
+    subnets: HashMap<u64, u32>,
+    wides: HashMap<u64, u32>,
+    systems: HashMap<u64, u32>,
+}
+
+impl Diversity {
+    /// Whether one more of `network` fits; counts it if so.
+    pub fn admit(&mut self, network: &Network, caps: &Caps) -> bool {
+        let count = |counts: &HashMap<u64, u32>, key| counts.get(&key).copied().unwrap_or(0);
+        let fits = count(&self.subnets, network.subnet) < caps.subnet
+            && count(&self.wides, network.wide) < caps.wide
+            && count(&self.systems, network.system) < caps.system;
+        if fits {
+            *self.subnets.entry(network.subnet).or_default() += 1;
+            *self.wides.entry(network.wide).or_default() += 1;
+            *self.systems.entry(network.system).or_default() += 1;
+        }
+        fits
+    }
+
+    /// One of `network` is gone again.
+    pub fn release(&mut self, network: &Network) {
+        for (counts, key) in
+            [(&mut self.subnets, network.subnet), (&mut self.wides, network.wide), (&mut self.systems, network.system)]
+        {
+            if let Some(count) = counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Distinct subnets counted.
+    pub fn subnets(&self) -> usize {
+        self.subnets.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(ip: &str) -> Network {
+        Network::of(ip.parse().unwrap())
+    }
+
+    #[test]
+    fn networks_have_three_widths() {
+        assert_eq!(of("8.8.8.8"), of("8.8.8.9"));
+        assert_eq!(of("8.8.8.8"), of("::ffff:8.8.8.9"));
+        assert_ne!(of("8.8.8.8").subnet, of("8.8.9.8").subnet);
+        assert_eq!(of("8.8.8.8").wide, of("8.8.9.8").wide);
+        assert_eq!(of("2a00:1:2::1").subnet, of("2a00:1:2:3::1").subnet);
+        assert_ne!(of("2a00:1:2::1").subnet, of("2a00:1:3::1").subnet);
+        assert_eq!(of("2a00:1:2::1").wide, of("2a00:1:3::1").wide);
+    }
+
+    #[test]
+    fn caps_count_and_release() {
+        let mut chosen = Diversity::default();
+        let hosts = ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.2.1", "1.1.3.1"].map(of);
+        let admitted: Vec<bool> = hosts.iter().map(|host| chosen.admit(host, &Caps::CLOSE)).collect();
+        assert_eq!(admitted, [true, true, false, true, false]);
+        assert_eq!(chosen.subnets(), 2);
+        chosen.release(&hosts[0]);
+        assert!(chosen.admit(&hosts[2], &Caps::CLOSE));
+    }
+}
