@@ -21,7 +21,7 @@ def binary():
 
 
 class Node:
-    """One `peerline` process. `wrap` is put before the command (`ip netns exec ...`)."""
+    """One `peerline` process. `wrap` is put before the command (`nsenter --net=...`)."""
 
     def __init__(
         self, folder, role=None, bootstrap=(), overlay="phones", ip="127.0.0.1", wrap=(), extra=(), env=None,

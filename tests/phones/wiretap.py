@@ -15,7 +15,15 @@ TESTS = []
 
 
 def run(*words):
-    subprocess.run(words, check=True, capture_output=True)
+    done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"`{' '.join(words)}` ended with {done.returncode}: {done.stderr.strip()}")
+
+
+def inside(name):
+    """What comes before a command that shall run in a namespace. Not `ip netns exec` nor `ip -n`: they mount /sys
+    anew, which fails in a chroot whose root is no mount point."""
+    return ["nsenter", f"--net=/run/netns/{name}"]
 
 
 @contextlib.contextmanager
@@ -24,17 +32,17 @@ def namespaces(names):
     try:
         for n, name in enumerate(names):
             run("ip", "netns", "add", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
+            run(*inside(name), "ip", "link", "set", "lo", "up")
             if n == 0:
-                run("ip", "-n", name, "link", "add", "br0", "type", "bridge")
-                run("ip", "-n", name, "addr", "add", "10.77.0.1/24", "dev", "br0")
-                run("ip", "-n", name, "link", "set", "br0", "up")
+                run(*inside(name), "ip", "link", "add", "br0", "type", "bridge")
+                run(*inside(name), "ip", "addr", "add", "10.77.0.1/24", "dev", "br0")
+                run(*inside(name), "ip", "link", "set", "br0", "up")
             else:
-                run("ip", "-n", names[0], "link", "add", f"v{n}", "type", "veth", "peer", "name", "eth0", "netns", name)
-                run("ip", "-n", names[0], "link", "set", f"v{n}", "master", "br0", "up")
-                run("ip", "-n", name, "addr", "add", f"10.77.0.{n + 1}/24", "dev", "eth0")
-                run("ip", "-n", name, "link", "set", "eth0", "up")
-                run("ip", "-n", name, "route", "add", "default", "via", "10.77.0.1")
+                run(*inside(names[0]), "ip", "link", "add", f"v{n}", "type", "veth", "peer", "name", "eth0", "netns", name)
+                run(*inside(names[0]), "ip", "link", "set", f"v{n}", "master", "br0", "up")
+                run(*inside(name), "ip", "addr", "add", f"10.77.0.{n + 1}/24", "dev", "eth0")
+                run(*inside(name), "ip", "link", "set", "eth0", "up")
+                run(*inside(name), "ip", "route", "add", "default", "via", "10.77.0.1")
         yield
     finally:
         for name in names:
@@ -71,7 +79,7 @@ def a_wiretap_learns_nothing(_overlay, folder):
     folder.mkdir(parents=True)
     nodes, phones = [], []
     with namespaces(names):
-        wrap = [["ip", "netns", "exec", name] for name in names]
+        wrap = [inside(name) for name in names]
         capture = subprocess.Popen(
             wrap[0] + ["tcpdump", "-i", "br0", "-U", "-s", "0", "-w", str(folder / "tap.pcap")],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -172,6 +180,6 @@ class NamespacedSocket:
         self.process.wait()
 
 
-a_wiretap_learns_nothing.needs = ("baresip", "tcpdump", "ip", "curl")
+a_wiretap_learns_nothing.needs = ("baresip", "tcpdump", "ip", "nsenter", "curl")
 a_wiretap_learns_nothing.root = True
 TESTS.append(a_wiretap_learns_nothing)
