@@ -17,6 +17,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use prometheus_client::metrics::gauge::Gauge;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub struct Status {
     pub version: &'static str,
     pub role: String,
     pub uptime_s: u64,
+    /// Asynchronous tasks of the process that are alive, the one that answers this included.
+    pub tasks: usize,
     pub overlay: OverlayStatus,
     pub published: PublishedStatus,
     pub sip: SipStatus,
@@ -71,6 +74,7 @@ struct Shared {
     parts: ApiParts,
     started: Instant,
     lookups: Semaphore,
+    tasks: Gauge,
 }
 
 /// The running API; ends when stopped or dropped.
@@ -88,7 +92,11 @@ impl Api {
         let failed = |source| ApiError { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let shared = Arc::new(Shared { parts, started: Instant::now(), lookups: Semaphore::new(MAX_LOOKUPS) });
+        let tasks = Gauge::default();
+        parts.metrics.register("runtime", |registry| {
+            registry.register("tasks", "Asynchronous tasks that are alive", tasks.clone());
+        });
+        let shared = Arc::new(Shared { parts, started: Instant::now(), lookups: Semaphore::new(MAX_LOOKUPS), tasks });
         let guarded = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/lookup", get(lookup_route))
@@ -125,7 +133,12 @@ async fn health(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    shared.tasks.set(i64::try_from(tasks_alive()).unwrap_or(i64::MAX));
     ([(header::CONTENT_TYPE, kind)], shared.parts.metrics.encode()).into_response()
+}
+
+fn tasks_alive() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
@@ -134,6 +147,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION"),
         role: parts.role.clone(),
         uptime_s: shared.started.elapsed().as_secs(),
+        tasks: tasks_alive(),
         overlay: parts.overlay.status().borrow().clone(),
         published: parts.locator.status().borrow().clone(),
         sip: parts.sip.status().borrow().clone(),

@@ -34,14 +34,16 @@ fn the_local_api_answers_its_owner_only() {
     let token = read(&home.data().join("api.token"));
     assert_eq!(http(&api, &api, "/health", None).0, 200);
     let (status, metrics) = http(&api, &api, "/metrics", None);
-    assert!(status == 200 && metrics.contains("# EOF"), "{metrics}");
+    assert!(status == 200 && metrics.contains("peerline_runtime_tasks ") && metrics.contains("# EOF"), "{metrics}");
     assert_eq!(http(&api, &api, "/v1/status", None).0, 401);
     assert_eq!(http(&api, &api, "/v1/status", Some("guess")).0, 401);
     assert_eq!(http(&api, &api, "/v1/status", Some(token.trim())).0, 200);
     // A page whose name was rebound to this address (DNS rebinding).
     assert_eq!(http(&api, "evil.example", "/health", None).0, 421);
     assert_eq!(http(&api, "evil.example", "/v1/status", Some(token.trim())).0, 421);
-    assert_eq!(home.run(&["status", "--json"]).json()["role"], "desktop");
+    let status = home.run(&["status", "--json"]).json();
+    assert_eq!(status["role"], "desktop");
+    assert!(status["tasks"].as_u64().is_some_and(|tasks| tasks > 0), "{status}");
     let nobody = home.run(&["lookup", "nobody"]);
     assert_eq!(nobody.code, 1, "{nobody:?}");
 }
