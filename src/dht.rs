@@ -16,6 +16,7 @@
 
 mod card;
 mod lookup;
+mod message;
 mod network;
 mod position;
 mod publish;
@@ -24,6 +25,9 @@ mod walk;
 
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
 pub use lookup::{Lookup, Outcome, Progress};
+pub use message::{
+    MAX_PROMISE, MAX_QUESTION_BYTES, MAX_REPLY_BYTES, MAX_STAMP_BYTES, MessageError, Question, Reply, Said, Voice,
+};
 pub use network::{Caps, Diversity, Network};
 pub use position::{Distance, Position};
 pub use publish::{Publish, Published};
