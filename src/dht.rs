@@ -31,7 +31,7 @@ pub use message::{
 pub use network::{Caps, Diversity, Network};
 pub use position::{Distance, Position};
 pub use publish::{Publish, Published};
-pub use table::{Admission, Estimate, Table};
+pub use table::{Admission, Estimate, Pace, Table};
 pub use walk::{Seeds, Step, StepId, Walk, WalkConfig};
 
 use crate::identity::NodeKey;
