@@ -1,0 +1,167 @@
+//! Asks everybody in the region. Not by nearness, which an attacker chooses, but in turn by the lines that heard of
+//! them, first those named from outside of the region, then by a hash nobody can foresee; few of one network first.
+
+use super::super::{Caps, Diversity, REGION};
+use super::WalkConfig;
+use super::peers::{Index, Peers, State};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Members beyond which a region is more crowded than honest nodes make it, in parts of the expected number: chance is
+/// 2 in 10,000 when the overlay is 30 % larger than estimated (SECURITY §4.6).
+const CROWDED: usize = 3;
+
+/// As many in two thirds of the radius, in parts of the expected number in all of it: 2 in 100,000.
+const DENSE: usize = 2;
+
+/// Requests of a sweep that run at once.
+const AT_ONCE: usize = 32;
+
+/// Those who do not answer, in parts of the quota: ghosts must not eat it up, nor keep us dialling.
+const GHOSTS: usize = 2;
+
+/// Candidates looked at in one line before the next line's turn.
+const GLANCE: usize = 24;
+
+/// Up to how many members a region of few networks is filled up, in parts of the expected number.
+const FILL: usize = 2;
+
+#[derive(Debug)]
+pub struct Sweep {
+    queues: Vec<BTreeMap<(u8, u64), Index>>,
+    turn: usize,
+    /// From networks of which enough were asked.
+    rest: BTreeMap<u64, Index>,
+    /// Everybody is in the region: networks do not matter.
+    pub everybody: bool,
+    chosen: Diversity,
+    counted: BTreeSet<Index>,
+    salt: u64,
+    pub answered: usize,
+    dense: usize,
+    open: usize,
+    gone: usize,
+    quota: usize,
+    pub crowded: bool,
+}
+
+impl Sweep {
+    pub fn new(lines: usize, everybody: bool, config: &WalkConfig, salt: u64) -> Self {
+        Self {
+            queues: vec![BTreeMap::new(); lines],
+            turn: 0,
+            rest: BTreeMap::new(),
+            everybody,
+            chosen: Diversity::default(),
+            counted: BTreeSet::new(),
+            salt,
+            answered: 0,
+            dense: 0,
+            open: 0,
+            gone: 0,
+            quota: config.quota,
+            crowded: false,
+        }
+    }
+
+    /// A member was heard of.
+    pub fn offer(&mut self, at: Index, peers: &Peers, line: usize) {
+        let peer = peers.get(at);
+        if peer.state == State::New {
+            let key = (peer.level, mix(&peer.node.0, self.salt));
+            self.queues[line].insert(key, at);
+        }
+    }
+
+    /// Whom to ask next. `quiet`: no line is on its way, so no other networks are to come.
+    pub fn next(&mut self, peers: &Peers, quiet: bool) -> Option<Index> {
+        if self.open >= AT_ONCE || self.answered + self.open >= self.quota || self.gone >= GHOSTS * self.quota {
+            return None;
+        }
+        for _ in 0..self.queues.len() {
+            self.turn = (self.turn + 1) % self.queues.len();
+            if let Some(at) = self.next_of(self.turn, peers) {
+                return Some(at);
+            }
+        }
+        let fill = quiet && self.open == 0 || !self.queues.iter().any(|queue| !queue.is_empty());
+        if !fill || self.answered + self.open >= FILL * REGION {
+            return None;
+        }
+        self.rest.retain(|_, at| peers.get(*at).state == State::New);
+        let (hash, at) = self.rest.iter().find(|(_, at)| peers.payer(**at).is_some()).map(|(h, a)| (*h, *a))?;
+        self.rest.remove(&hash);
+        Some(at)
+    }
+
+    fn next_of(&mut self, line: usize, peers: &Peers) -> Option<Index> {
+        let mut over = Vec::new();
+        let mut next = None;
+        for (key, at) in self.queues[line].iter().take(GLANCE) {
+            let peer = peers.get(*at);
+            let network = peer.next_network();
+            if peer.state != State::New {
+                over.push((*key, false));
+            } else if peers.payer(*at).is_none() {
+            } else if self.everybody || network.is_some_and(|network| self.chosen.admit(&network, &Caps::CLOSE)) {
+                self.counted.insert(*at);
+                over.push((*key, false));
+                next = Some(*at);
+                break;
+            } else {
+                over.push((*key, true));
+            }
+        }
+        for (key, rest) in over {
+            if let Some(at) = self.queues[line].remove(&key)
+                && rest
+            {
+                self.rest.insert(key.1, at);
+            }
+        }
+        next
+    }
+
+    pub fn asked(&mut self) {
+        self.open += 1;
+    }
+
+    /// It does not hold the sweep up any more.
+    pub fn overdue(&mut self) {
+        self.open = self.open.saturating_sub(1);
+    }
+
+    pub fn answered(&mut self, in_two_thirds: bool, config: &WalkConfig) {
+        self.answered += 1;
+        self.dense += usize::from(in_two_thirds);
+        let crowd = self.answered > CROWDED * REGION || self.dense >= DENSE * REGION;
+        if crowd && !self.everybody && !self.crowded {
+            self.crowded = true;
+            self.quota = config.alarm_quota.max(self.quota);
+        }
+    }
+
+    pub fn gone(&mut self, at: Index, peers: &Peers) {
+        self.gone += 1;
+        if self.counted.remove(&at)
+            && let Some(network) = peers.get(at).network()
+        {
+            self.chosen.release(&network);
+        }
+    }
+
+    pub fn is_working(&self) -> bool {
+        self.open > 0
+    }
+}
+
+/// Nobody knows the salt of a walk but who walks: no need for a cryptographic hash of (node, salt).
+fn mix(node: &[u8; 32], salt: u64) -> u64 {
+    let mut state = salt;
+    for chunk in node.chunks_exact(8) {
+        let word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        state = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        state ^= state >> 27;
+    }
+    state
+}
