@@ -4,7 +4,10 @@
 //! Success rates and times are printed: `cargo nextest run --test overlay --no-capture losses`. With `PEERLINE_FULL=1`
 //! the losses run in their long form (200 users instead of 30).
 
+#[allow(dead_code, reason = "the long form uses all of it")]
+mod arena;
 mod harness;
+mod liars;
 mod losses;
 mod meeting;
 mod restarts;

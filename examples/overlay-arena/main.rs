@@ -1,0 +1,106 @@
+//! Real nodes and real liars in one process: the cells of `tests/overlay` in their long form, one JSON object a line.
+//!
+//! ```sh
+//! cargo run --release --example overlay-arena -- liars --attack all --trials 1000 --seed 1
+//! cargo run --release --example overlay-arena -- first --attack ghosts --trials 4000
+//! cargo run --release --example overlay-arena -- killed | compare | liars --plain | ...
+//! ```
+
+#[path = "../../tests/overlay/arena/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod arena;
+#[path = "../../tests/overlay/harness.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod harness;
+
+use arena::conspiracy::Attack;
+use arena::{Ground, Plan, cells, plain_cells};
+use clap::{Parser, ValueEnum};
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Cell {
+    /// No attack.
+    Peaceful,
+    /// No attack, ours and then plain kad.
+    Compare,
+    /// A share of the nodes lie.
+    Liars,
+    /// One liar among the three first contacts of a newcomer.
+    First,
+    /// 30 % killed in one moment.
+    Killed,
+}
+
+#[derive(Parser)]
+struct Options {
+    cell: Cell,
+    /// Nodes, liars included.
+    #[arg(long, default_value_t = 100)]
+    nodes: usize,
+    /// Of them; 30 in the cell `liars`, 1 in `first`.
+    #[arg(long)]
+    liars: Option<usize>,
+    /// drop, misroute, ghosts, poison, stale, selective or all.
+    #[arg(long, default_value = "all")]
+    attack: String,
+    #[arg(long, default_value_t = 20)]
+    users: usize,
+    #[arg(long, default_value_t = 400)]
+    trials: usize,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// All nodes in one /24.
+    #[arg(long)]
+    one_subnet: bool,
+    /// Plain libp2p-kad instead.
+    #[arg(long)]
+    plain: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    let attacks: Vec<Attack> =
+        Attack::ALL.into_iter().filter(|a| options.attack == "all" || a.name().contains(&options.attack)).collect();
+    assert!(!attacks.is_empty(), "no attack is named so");
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    let plan = |liars: usize, mortal: usize, attack| Plan {
+        honest: options.nodes - liars,
+        liars,
+        mortal,
+        attack,
+        ground: if options.one_subnet { Ground::OneSubnet } else { Ground::Spread },
+        seed: options.seed,
+    };
+    let Options { users, trials, .. } = options;
+    match options.cell {
+        Cell::Peaceful | Cell::Compare => {
+            let plan = plan(0, 0, Attack::Drop);
+            if !options.plain {
+                println!("{}", runtime().block_on(cells::peaceful(plan, users, trials)).0);
+            }
+            if options.plain || matches!(options.cell, Cell::Compare) {
+                println!("{}", runtime().block_on(plain_cells::among(plan, users, trials, false)));
+            }
+        }
+        Cell::Killed => {
+            let plan = plan(0, options.nodes * 3 / 10, Attack::Drop);
+            println!("{}", runtime().block_on(cells::killed_at_once(plan, users, trials)).0);
+        }
+        Cell::Liars | Cell::First => {
+            let first = matches!(options.cell, Cell::First);
+            for attack in attacks {
+                let liars = options.liars.unwrap_or(if first { 1 } else { options.nodes * 3 / 10 });
+                let plan = plan(liars, 0, attack);
+                let figures = runtime().block_on(async {
+                    match (options.plain, first) {
+                        (false, false) => cells::liars_among(plan, users, trials).await.0,
+                        (false, true) => cells::one_liar_first(plan, users, trials).await.0,
+                        (true, false) => plain_cells::among(plan, users, trials, true).await,
+                        (true, true) => plain_cells::one_liar_first(plan, users, trials).await,
+                    }
+                });
+                println!("{figures}");
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! An arena: a hundred and more nodes in one process on loopback, each at an address of its own so that networks count,
+//! some of them hostile. Cells put users into it, attack, look them up, and state what came of it.
+
+pub mod cells;
+pub mod conspiracy;
+pub mod figures;
+mod kad_words;
+pub mod liar;
+pub mod plain;
+pub mod plain_cells;
+
+use super::harness::{Node, OVERLAY, Setup, node};
+use conspiracy::{Attack, Conspiracy, address, listen_at};
+use liar::Liar;
+use peerline::clock::UnixMillis;
+use peerline::dht::Card;
+use peerline::identity::NodeSecret;
+use peerline::overlay::Limits;
+use peerline::reachability::Transport;
+use peerline::store::Store;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// Which networks the nodes are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// A /24 each, two or three in a /16.
+    Spread,
+    /// All in one /24: an office.
+    OneSubnet,
+}
+
+impl Ground {
+    pub fn ip(self, n: usize) -> Ipv4Addr {
+        match self {
+            Ground::Spread => Ipv4Addr::new(127, 1 + (n % 60) as u8, (n / 60) as u8, 1),
+            Ground::OneSubnet => Ipv4Addr::new(127, 77, 7, (1 + n % 250) as u8),
+        }
+    }
+}
+
+/// A key that depends on nothing but the seed, a letter and a number.
+pub fn secret(seed: u64, letter: u8, n: usize) -> NodeSecret {
+    let mut bytes = [letter; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    bytes[8..16].copy_from_slice(&(n as u64).to_be_bytes());
+    NodeSecret::from_bytes(bytes)
+}
+
+/// What stands in an arena.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub honest: usize,
+    pub liars: usize,
+    /// Of the honest, those that can be killed at once.
+    pub mortal: usize,
+    pub attack: Attack,
+    pub ground: Ground,
+    pub seed: u64,
+}
+
+pub struct Arena {
+    pub plan: Plan,
+    pub honest: Vec<Node>,
+    /// They come after `honest` and live in a runtime of their own.
+    pub mortal: Vec<Node>,
+    doom: Option<Runtime>,
+    pub liars: Vec<Liar>,
+    pub conspiracy: Arc<Conspiracy>,
+    /// How long it took until all were in touch, and the processor time of it.
+    pub joining: (Duration, Duration),
+    next_place: std::cell::Cell<usize>,
+}
+
+/// Bounds that are not what is measured: all nodes have one machine.
+fn limits() -> Limits {
+    Limits {
+        max_connections: 1_000,
+        max_connections_per_ip: 600,
+        max_connections_per_subnet: 600,
+        max_links: 64,
+        max_records: 20_000,
+    }
+}
+
+impl Arena {
+    /// Honest nodes first, who all know the first three; then the liars, who dial two dozen of them each.
+    pub async fn build(plan: Plan) -> Self {
+        let (began, cpu) = (Instant::now(), figures::cpu());
+        let conspiracy = Conspiracy::new(plan.attack, Transport::Quic, OVERLAY, plan.seed).await;
+        let mut honest: Vec<Node> = Vec::new();
+        let setup = |n: usize| setup(plan.ground.ip(n), secret(plan.seed, b'h', n), true);
+        for n in 0..plan.honest - plan.mortal {
+            let known: Vec<String> = honest.iter().take(3).map(|node| node.address.clone()).collect();
+            honest.push(node(&known, setup(n)).await);
+        }
+        let known: Vec<String> = honest.iter().take(3).map(|node| node.address.clone()).collect();
+        let doom = (plan.mortal > 0)
+            .then(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
+        let mut mortal = Vec::new();
+        for n in plan.honest - plan.mortal..plan.honest {
+            let (known, setup) = (known.clone(), setup(n));
+            mortal.push(doom.as_ref().unwrap().spawn(async move { node(&known, setup).await }).await.unwrap());
+        }
+        for node in honest.iter().chain(&mortal) {
+            conspiracy.knows_honest(Arc::new(card_of(node)));
+        }
+        let mut liars = Vec::new();
+        for n in 0..plan.liars {
+            let known: Vec<String> =
+                (0..24).map(|k| &honest[(n * 7 + k * 5 + k) % honest.len()].address).cloned().collect();
+            let place = plan.ground.ip(plan.honest + n);
+            liars.push(Liar::start(conspiracy.clone(), secret(plan.seed, b'l', n), place, &known).await);
+        }
+        let next_place = std::cell::Cell::new(plan.honest + plan.liars);
+        let joining = (Duration::ZERO, Duration::ZERO);
+        let mut arena = Self { plan, honest, mortal, doom, liars, conspiracy, joining, next_place };
+        arena.settle().await;
+        arena.joining = (began.elapsed(), figures::cpu() - cpu);
+        arena
+    }
+
+    /// Until every node has an idea of the overlay's size.
+    async fn settle(&self) {
+        let wanted = (self.plan.honest + self.plan.liars) / 8;
+        for node in self.honest.iter().chain(&self.mortal) {
+            super::harness::reaches(&node.overlay, |status| status.estimate >= wanted).await;
+        }
+    }
+
+    fn place(&self) -> Ipv4Addr {
+        let n = self.next_place.get();
+        self.next_place.set(n + 1);
+        self.plan.ground.ip(n)
+    }
+
+    /// A client that keeps nothing, knows these only, and is as new as can be.
+    pub async fn reader(&self, known: &[String]) -> Node {
+        node(known, setup(self.place(), NodeSecret::generate(), false)).await
+    }
+
+    /// Tears the runtime of the mortal nodes down: no line of theirs for stopping is run, the kernel closes the sockets.
+    pub fn kill(&mut self) {
+        if let Some(doom) = self.doom.take() {
+            doom.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn setup(ip: Ipv4Addr, secret: NodeSecret, server: bool) -> Setup {
+    Setup {
+        secret,
+        store: Store::temporary().unwrap(),
+        server: Some(server),
+        // On loopback only QUIC comes from the address that it listens at: TCP comes from 127.0.0.1.
+        listen: vec![listen_at(ip, Transport::Quic)],
+        limits: limits(),
+        ..Setup::default()
+    }
+}
+
+/// An honest node's card as the conspiracy shows it around when it has nothing better to do.
+fn card_of(node: &Node) -> Card {
+    Card::sign(&node.secret, &OVERLAY, &[address(&node.address)], UnixMillis::now()).expect("an address")
+}
