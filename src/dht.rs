@@ -22,6 +22,8 @@ mod position;
 mod publish;
 mod table;
 mod walk;
+#[cfg(test)]
+mod world;
 
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
 pub use lookup::{Lookup, Outcome, Progress};

@@ -190,19 +190,22 @@ impl Walk {
             return None;
         }
         self.expire(now);
-        let step = self.poll_sweep(now).or_else(|| self.poll_lines(now));
+        let step = self.poll_sweep(now).or_else(|| self.poll_lines(now)).or_else(|| self.poll_fill(now));
         self.idle = step.is_none();
         step
     }
 
     fn poll_sweep(&mut self, now: Instant) -> Option<Step> {
+        let at = self.sweep.next(&self.peers)?;
+        self.sweep.asked();
+        self.ask(at, None, now)
+    }
+
+    fn poll_fill(&mut self, now: Instant) -> Option<Step> {
         let quiet = !self.lines.iter().any(Line::is_busy);
-        let at = self.sweep.next(&self.peers, quiet)?;
-        let step = self.ask(at, None, now);
-        if step.is_some() {
-            self.sweep.asked();
-        }
-        step
+        let at = self.sweep.fill(&self.peers, quiet)?;
+        self.sweep.asked();
+        self.ask(at, None, now)
     }
 
     fn poll_lines(&mut self, now: Instant) -> Option<Step> {

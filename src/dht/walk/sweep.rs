@@ -31,6 +31,8 @@ pub struct Sweep {
     turn: usize,
     /// From networks of which enough were asked.
     rest: BTreeMap<u64, Index>,
+    /// All who were named from other networks were asked: now from any.
+    filling: bool,
     /// Everybody is in the region: networks do not matter.
     pub everybody: bool,
     chosen: Diversity,
@@ -50,6 +52,7 @@ impl Sweep {
             queues: vec![BTreeMap::new(); lines],
             turn: 0,
             rest: BTreeMap::new(),
+            filling: false,
             everybody,
             chosen: Diversity::default(),
             counted: BTreeSet::new(),
@@ -72,9 +75,9 @@ impl Sweep {
         }
     }
 
-    /// Whom to ask next. `quiet`: no line is on its way, so no other networks are to come.
-    pub fn next(&mut self, peers: &Peers, quiet: bool) -> Option<Index> {
-        if self.open >= AT_ONCE || self.answered + self.open >= self.quota || self.gone >= GHOSTS * self.quota {
+    /// Whom to ask next.
+    pub fn next(&mut self, peers: &Peers) -> Option<Index> {
+        if self.is_full() {
             return None;
         }
         for _ in 0..self.queues.len() {
@@ -83,8 +86,18 @@ impl Sweep {
                 return Some(at);
             }
         }
-        let fill = quiet && self.open == 0 || !self.queues.iter().any(|queue| !queue.is_empty());
-        if !fill || self.answered + self.open >= FILL * REGION {
+        None
+    }
+
+    fn is_full(&self) -> bool {
+        self.open >= AT_ONCE || self.answered + self.open >= self.quota || self.gone >= GHOSTS * self.quota
+    }
+
+    /// Whom to ask of the networks of which enough were asked, up to a bound. `quiet`: no line is on its way, so nobody
+    /// from other networks is to come.
+    pub fn fill(&mut self, peers: &Peers, quiet: bool) -> Option<Index> {
+        self.filling |= quiet && self.open == 0 && !self.rest.is_empty();
+        if !self.filling || self.is_full() || self.answered + self.open >= FILL * REGION {
             return None;
         }
         self.rest.retain(|_, at| peers.get(*at).state == State::New);
