@@ -15,17 +15,20 @@
 #![allow(unused, reason = "being built")]
 
 mod card;
+mod holding;
 mod lookup;
 mod message;
 mod network;
 mod position;
 mod publish;
+mod stamp;
 mod table;
 mod walk;
 #[cfg(test)]
 mod world;
 
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
+pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Why, Write};
 pub use lookup::{Lookup, Outcome, Progress};
 pub use message::{
     MAX_PROMISE, MAX_QUESTION_BYTES, MAX_REPLY_BYTES, MAX_STAMP_BYTES, MessageError, Question, Reply, Said, Voice,
@@ -33,6 +36,7 @@ pub use message::{
 pub use network::{Caps, Diversity, Network};
 pub use position::{Distance, Position};
 pub use publish::{Publish, Published};
+pub use stamp::{MAX_STAMP_BITS, Stamp};
 pub use table::{Admission, Estimate, Pace, Table};
 pub use walk::{Seeds, Step, StepId, Walk, WalkConfig};
 

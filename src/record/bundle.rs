@@ -277,6 +277,16 @@ impl ValidBundle {
         self.entries.get(device).map(|e| e.sequence)
     }
 
+    /// The highest sequence of any slot, 0 without entries: what a receipt promises.
+    pub fn sequence(&self) -> u64 {
+        self.entries.values().map(|e| e.sequence).max().unwrap_or(0)
+    }
+
+    /// Devices in it.
+    pub fn slots(&self) -> usize {
+        self.entries.len()
+    }
+
     /// (rotation, epoch): callers and stores pin the highest seen.
     pub fn pin(&self) -> Pin {
         let epoch = self.entries.values().map(|e| e.epoch).chain(self.owner.iter().map(|o| o.min_epoch)).max();

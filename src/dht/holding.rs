@@ -1,0 +1,548 @@
+//! What this node keeps for others: a bounded index of encoded bundles, served from as they are. Nothing enters but
+//! through the validator, nothing is served after its expiry, and what was refused leaves nothing behind.
+//!
+//! Who may fill it (SECURITY §3.10), for a store of 64 MiB and 40,000 bundles:
+//! - *Under half full* everything valid that belongs here is kept, from anybody. An honest gateway has hundreds of users
+//!   on one node; in an overlay of 60 nodes each holder gets all of their keys within minutes. A quota by the hour
+//!   would refuse exactly those, so there is none while there is room.
+//! - *From half full on* a network that has more than 1/256 of the store pays for each new record with a stamp and keeps
+//!   to an hourly quota. One network that floods up to the half has shut out itself and nobody else.
+//! - *From four fifths on* every new record needs a stamp, and takes the room of the newest record of the heaviest
+//!   network; the heaviest itself is refused before a signature is looked at. What has been here for a day in the core
+//!   of this node's region stays, as long as its network has no more than an eighth of the store.
+//! - Renewing what is held costs no stamp and no quota, only a pace: so whoever was there before a flood stays.
+//!
+//! Decoded bundles are not kept: they take five times the memory of their bytes. An update verifies the held bytes once
+//! more, 0.1 ms.
+
+mod pace;
+mod repair;
+mod row;
+mod shares;
+
+pub use repair::Repair;
+pub use row::Row;
+
+use super::stamp::{MAX_STAMP_BITS, Stamp};
+use super::{MAX_PROMISE, Network, Position, REGION, Stored};
+use crate::clock::UnixMillis;
+use crate::identity::NodeKey;
+use crate::record::{self, Judge, MAX_BUNDLE_BYTES, RecordKey, RejectReason, ValidBundle};
+use bytes::Bytes;
+use pace::{Pace, Paces, Rhythm};
+use shares::{Share, Shares};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+/// Writes that wait for the store at most; more are dropped, as the publisher's refresh brings them again.
+const MAX_WRITES: usize = 4_096;
+
+/// Users whose last verified bundle is remembered, so that its copies under the other keys cost no signatures.
+const MAX_RECENT: usize = 32;
+
+/// How full the store is when it begins to ask for stamps, and when the heaviest begin to give way.
+const BUSY: f64 = 0.5;
+const CROWDED: f64 = 0.8;
+
+/// A network with no more than this share of the store is light: it pays nothing until the store is crowded. Some
+/// 250 bundles, which is what a gateway of a thousand users has at each holder in an overlay of 160 nodes.
+const LIGHT: f64 = 1.0 / 256.0;
+
+/// A network with more than this share has no old rights: else whoever filled the store a day ago would keep it.
+const TOO_HEAVY: f64 = 1.0 / 8.0;
+
+/// So old, and in the core region, a record is not evicted.
+const OLD_MS: u64 = 24 * 3_600_000;
+
+/// Stamps start at so many bits (2 ms of a core) and grow to [`MAX_STAMP_BITS`] when full.
+const FIRST_BITS: f64 = 14.0;
+
+/// A record is not kept farther away than so many times the radius of a region: estimates differ by less.
+const REACH: f64 = 4.0;
+
+/// In overlays of so many nodes everything is everybody's.
+const SMALL: f64 = 64.0;
+
+/// New records of a busy store: a day's worth at once, then by the hour (SECURITY §3.10).
+const PER_PEER: Rhythm = Rhythm { every_ms: 3_600_000 / 5, burst: 5 * 24 };
+const PER_SUBNET: Rhythm = Rhythm { every_ms: 3_600_000 / 20, burst: 20 * 24 };
+const PER_SYSTEM: Rhythm = Rhythm { every_ms: 3_600_000 / 200, burst: 200 * 24 };
+/// Sources of each kind that are counted by themselves.
+const MAX_COUNTED: usize = 1_024;
+
+/// Changes of one slot; a bundle has so many times more as it has slots.
+const PER_SLOT: Rhythm = Rhythm { every_ms: 30_000, burst: 5 };
+
+/// Records looked at to find one that may be evicted: a bound on the work, not on the search's success.
+const MAX_LOOKED_AT: usize = 256;
+
+/// How much there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub records: usize,
+    /// Encoded bytes. In memory a record takes some 300 more.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { records: 40_000, bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// Who brings a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publisher {
+    pub node: NodeKey,
+    /// `None` for addresses that say nothing of networks (loopback, private): then it is counted by its key, and by the
+    /// hour not at all.
+    pub network: Option<Network>,
+}
+
+/// What was done with it, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Why {
+    /// Kept: new, or fresher than what was held.
+    #[error("kept")]
+    Fresher,
+    /// Kept: nothing new in it.
+    #[error("held already")]
+    Already,
+    #[error("{0}")]
+    Rejected(RejectReason),
+    #[error("not mine")]
+    NotMine,
+    #[error("no room")]
+    NoRoom,
+    #[error("renewed too often")]
+    TooOften,
+    #[error("too many new ones")]
+    TooMany,
+    #[error("no stamp")]
+    NoStamp,
+}
+
+/// The answer to a STORE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offered {
+    pub stored: Stored,
+    pub why: Why,
+    /// Highest of what is held, for the receipt.
+    pub sequence: u64,
+}
+
+/// What is kept of a record.
+#[derive(Debug)]
+struct Held {
+    bytes: Bytes,
+    expires: UnixMillis,
+    /// When it passed the validator: by that clock it does again.
+    judged: UnixMillis,
+    /// When something was first held under its key.
+    arrived: UnixMillis,
+    sequence: u64,
+    share: Share,
+    pace: Pace,
+}
+
+/// A row for the store: `None` removes it.
+pub type Write = (RecordKey, Option<Vec<u8>>);
+
+/// The index.
+#[derive(Debug)]
+pub struct Holding {
+    here: Position,
+    limits: Limits,
+    held: HashMap<RecordKey, Held>,
+    bytes: usize,
+    by_expiry: BTreeSet<(UnixMillis, RecordKey)>,
+    shares: Shares,
+    peers: Paces<NodeKey>,
+    subnets: Paces<u64>,
+    systems: Paces<u64>,
+    /// Verified last, with the user's keys; the latest first.
+    recent: VecDeque<([RecordKey; 4], ValidBundle)>,
+    writes: Vec<Write>,
+}
+
+impl Holding {
+    /// Empty. `here` is this node's position.
+    pub fn new(here: Position, limits: Limits) -> Self {
+        Self {
+            here,
+            limits,
+            held: HashMap::new(),
+            bytes: 0,
+            by_expiry: BTreeSet::new(),
+            shares: Shares::default(),
+            peers: Paces::new(PER_PEER, MAX_COUNTED),
+            subnets: Paces::new(PER_SUBNET, MAX_COUNTED),
+            systems: Paces::new(PER_SYSTEM, MAX_COUNTED),
+            recent: VecDeque::new(),
+            writes: Vec::new(),
+        }
+    }
+
+    /// Records held.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Encoded bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How full it is, 0 to 1, by number or by bytes, whichever is more.
+    pub fn load(&self) -> f64 {
+        self.load_with(0, 0)
+    }
+
+    fn load_with(&self, records: usize, bytes: usize) -> f64 {
+        let share = |used: usize, limit: usize| used as f64 / limit.max(1) as f64;
+        share(self.held.len() + records, self.limits.records).max(share(self.bytes + bytes, self.limits.bytes))
+    }
+
+    /// The bytes held under `key`: a table lookup and a reference more to them, however many ask.
+    pub fn fetch(&self, key: &RecordKey, now: UnixMillis) -> Option<Bytes> {
+        self.held.get(key).filter(|held| held.expires > now).map(|held| held.bytes.clone())
+    }
+
+    /// When what is held under `key` ends.
+    pub fn expires_at(&self, key: &RecordKey) -> Option<UnixMillis> {
+        self.held.get(key).map(|held| held.expires)
+    }
+
+    /// What is held under `key`, decoded: verifies its signatures again.
+    pub fn bundle(&self, key: &RecordKey, judge: &Judge) -> Option<ValidBundle> {
+        let held = self.held.get(key).filter(|held| held.expires > judge.now)?;
+        record::validate(&held.bytes, key, &Judge { now: held.judged, ..*judge }, None).ok()
+    }
+
+    /// When what is held under `key` became what it is.
+    pub fn changed_at(&self, key: &RecordKey) -> Option<UnixMillis> {
+        self.held.get(key).map(|held| held.judged)
+    }
+
+    /// All keys, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &RecordKey> {
+        self.held.keys()
+    }
+
+    /// Whether a record under `key` belongs here. `region`: radius of a region as a share of the space
+    /// ([`super::Estimate::region`]).
+    pub fn is_mine(&self, key: &RecordKey, region: f64) -> bool {
+        region >= REGION as f64 / SMALL || self.distance(key) <= REACH * region
+    }
+
+    fn distance(&self, key: &RecordKey) -> f64 {
+        Position::of_key(key).distance(&self.here).fraction()
+    }
+
+    /// Judges bytes that a peer wants kept, and keeps them if there is room for this publisher.
+    pub fn offer(
+        &mut self,
+        key: &RecordKey,
+        bytes: &Bytes,
+        from: &Publisher,
+        stamp: Option<Stamp>,
+        region: f64,
+        judge: &Judge,
+    ) -> Offered {
+        let now = judge.now;
+        match self.take(key, bytes, from, stamp, region, judge) {
+            Ok(why) => self.kept(key, why, now),
+            Err((stored, why)) => Offered { stored, why, sequence: 0 },
+        }
+    }
+
+    fn kept(&self, key: &RecordKey, why: Why, now: UnixMillis) -> Offered {
+        let Some(held) = self.held.get(key) else {
+            return Offered { stored: Stored::Full, why: Why::NoRoom, sequence: 0 };
+        };
+        // A crowded store promises nothing: it may have to make room.
+        let left = u32::try_from(held.expires.0.saturating_sub(now.0) / 1_000).unwrap_or(u32::MAX);
+        let promise = if self.load() >= CROWDED { 0 } else { left.min(MAX_PROMISE) };
+        Offered { stored: Stored::Kept { promise }, why, sequence: held.sequence }
+    }
+
+    fn take(
+        &mut self,
+        key: &RecordKey,
+        bytes: &Bytes,
+        from: &Publisher,
+        stamp: Option<Stamp>,
+        region: f64,
+        judge: &Judge,
+    ) -> Result<Why, (Stored, Why)> {
+        let now = judge.now;
+        if bytes.len() > MAX_BUNDLE_BYTES {
+            return Err((Stored::Invalid, Why::Rejected(RejectReason::TooLarge)));
+        }
+        if self.held.get(key).is_some_and(|held| held.expires <= now) {
+            self.forget(key);
+        }
+        let share = Share::of(from);
+        let renews = match self.held.get(key) {
+            Some(held) if held.bytes == *bytes => return Ok(Why::Already),
+            Some(held) if !held.pace.allows(PER_SLOT, now) => return Err((Stored::Full, Why::TooOften)),
+            Some(_) => true,
+            None => {
+                if !self.is_mine(key, region) {
+                    return Err((Stored::NotMine, Why::NotMine));
+                }
+                self.admit(key, bytes.len(), from, share, stamp, now)?;
+                false
+            }
+        };
+        let bundle = match self.judge(key, bytes, judge) {
+            Ok(bundle) => bundle,
+            Err((reason, fresher)) => {
+                if let Some(fresher) = fresher.filter(|_| !renews) {
+                    // Under this key too, rather than nothing. Whether there is room is not the peer's business.
+                    self.insert(*key, &fresher, share, region, now);
+                }
+                let newer = self.fetch(key, now).filter(|_| {
+                    matches!(reason, RejectReason::Stale | RejectReason::Revoked | RejectReason::Equivocation)
+                });
+                let stored = newer.map_or(Stored::Invalid, |newer| Stored::Stale { newer });
+                return Err((stored, Why::Rejected(reason)));
+            }
+        };
+        let is_device = bundle.sequence_of(&from.node).is_some();
+        if renews && self.held.get(key).is_some_and(|held| held.bytes[..] == bundle.encode()[..]) {
+            return Ok(Why::Already);
+        }
+        // Whoever only passes a record on takes its weight until its own device brings it.
+        let owner = self.held.get(key).map(|held| held.share).filter(|_| !is_device).unwrap_or(share);
+        if !self.insert(*key, &bundle, owner, region, now) {
+            return Err((Stored::Full, Why::NoRoom));
+        }
+        if !renews && self.load() >= BUSY {
+            self.count(from, now);
+        }
+        if renews && let Some(held) = self.held.get_mut(key) {
+            let slots = bundle.slots().max(1) as u64;
+            held.pace.count(Rhythm { every_ms: PER_SLOT.every_ms / slots, ..PER_SLOT }, now);
+        }
+        Ok(Why::Fresher)
+    }
+
+    /// Whether something new may come from `from`, by what is known before its signatures are looked at.
+    fn admit(
+        &self,
+        key: &RecordKey,
+        bytes: usize,
+        from: &Publisher,
+        share: Share,
+        stamp: Option<Stamp>,
+        now: UnixMillis,
+    ) -> Result<(), (Stored, Why)> {
+        let load = self.load_with(1, bytes);
+        let Some(network) = from.network.filter(|_| load >= BUSY) else { return self.fits(bytes, share) };
+        let light = self.part(self.shares.weight(share) + bytes) <= LIGHT;
+        if load >= CROWDED || !light {
+            let bits = Self::bits(load);
+            if !stamp.is_some_and(|stamp| stamp.is_worth(key, bits, now)) {
+                return Err((Stored::Stamp { bits }, Why::NoStamp));
+            }
+        }
+        let counted = self.peers.allows(&from.node, now)
+            && self.subnets.allows(&network.subnet, now)
+            && self.systems.allows(&network.system, now);
+        if !light && !counted {
+            return Err((Stored::Full, Why::TooMany));
+        }
+        self.fits(bytes, share)
+    }
+
+    /// Proof of work wanted at this load.
+    fn bits(load: f64) -> u8 {
+        let more = (load - BUSY).max(0.0) / (1.0 - BUSY) * (f64::from(MAX_STAMP_BITS) - FIRST_BITS);
+        ((FIRST_BITS + more).round() as u8).min(MAX_STAMP_BITS)
+    }
+
+    /// A weight as a share of the store.
+    fn part(&self, weight: usize) -> f64 {
+        weight as f64 / (self.limits.bytes.min(self.limits.records.saturating_mul(2_048)).max(1)) as f64
+    }
+
+    /// In a crowded store there is room only for those who are not the heaviest.
+    fn fits(&self, bytes: usize, share: Share) -> Result<(), (Stored, Why)> {
+        let weight = self.shares.weight(share) + bytes + shares::OVERHEAD;
+        if self.load_with(1, bytes) <= CROWDED || self.shares.heavier_than(weight).next().is_some() {
+            return Ok(());
+        }
+        Err((Stored::Full, Why::NoRoom))
+    }
+
+    fn count(&mut self, from: &Publisher, now: UnixMillis) {
+        if let Some(network) = from.network {
+            self.peers.count(from.node, now);
+            self.subnets.count(network.subnet, now);
+            self.systems.count(network.system, now);
+        }
+    }
+
+    /// The validator, with all that is known of the user. With a refusal as stale: what is known to be fresher.
+    #[allow(clippy::type_complexity, reason = "said once")]
+    fn judge(
+        &mut self,
+        key: &RecordKey,
+        bytes: &Bytes,
+        judge: &Judge,
+    ) -> Result<ValidBundle, (RejectReason, Option<ValidBundle>)> {
+        // A user's four keys come one after the other with the same bytes: what was verified under one of them is held
+        // already as far as the validator is concerned.
+        let seen = self.recent.iter().find(|(keys, _)| keys.contains(key)).map(|(_, bundle)| bundle);
+        let held = self.held.get(key).and_then(|held| {
+            let then = Judge { now: held.judged, ..*judge };
+            record::validate(&held.bytes, key, &then, seen.filter(|seen| seen.encode() == held.bytes[..])).ok()
+        });
+        let known = match (held, seen) {
+            (Some(held), Some(seen)) => Some(held.merge(seen)),
+            (held, seen) => held.or_else(|| seen.cloned()),
+        };
+        match record::validate(bytes, key, judge, known.as_ref()) {
+            Ok(bundle) => {
+                let keys = record::replica_keys(&judge.overlay, &bundle.id());
+                self.recent.retain(|(other, _)| *other != keys);
+                self.recent.truncate(MAX_RECENT - 1);
+                self.recent.push_front((keys, bundle.clone()));
+                Ok(bundle)
+            }
+            Err(RejectReason::Stale) => Err((RejectReason::Stale, known)),
+            Err(reason) => Err((reason, None)),
+        }
+    }
+
+    /// Keeps a bundle of a user of this node. True when it is held now.
+    pub fn keep(&mut self, key: RecordKey, bundle: &ValidBundle, region: f64, judge: &Judge) -> bool {
+        let merged = self.bundle(&key, judge).map(|held| held.merge(bundle));
+        self.insert(key, merged.as_ref().unwrap_or(bundle), Share::OWN, region, judge.now)
+    }
+
+    /// Puts back what an earlier run held. True when it is held now.
+    pub fn restore(&mut self, key: RecordKey, row: &Row, region: f64, now: UnixMillis) -> bool {
+        self.held.contains_key(&key) || self.place(key, &row.bundle, row.share, Some(row.arrived), region, now)
+    }
+
+    fn insert(&mut self, key: RecordKey, bundle: &ValidBundle, share: Share, region: f64, now: UnixMillis) -> bool {
+        let placed = self.place(key, bundle, share, None, region, now);
+        if placed && let Some(held) = self.held.get(&key) {
+            let row = row::encode(held.arrived, held.share, &held.bytes);
+            self.write(key, Some(row));
+        }
+        placed
+    }
+
+    /// Puts a merged bundle in the place of what is held, if there is room or room can be made.
+    fn place(
+        &mut self,
+        key: RecordKey,
+        bundle: &ValidBundle,
+        share: Share,
+        arrived: Option<UnixMillis>,
+        region: f64,
+        now: UnixMillis,
+    ) -> bool {
+        let expires = bundle.expires_at();
+        let bytes = Bytes::from(bundle.encode());
+        if expires <= now || bytes.len() > MAX_BUNDLE_BYTES {
+            return false;
+        }
+        let (since, pace) = self.held.get(&key).map_or((now, Pace::default()), |held| (held.arrived, held.pace));
+        if self.held.get(&key).is_some_and(|held| held.bytes == bytes && held.share == share) {
+            return true;
+        }
+        if !self.make_room(&key, bytes.len(), share, region, now) {
+            return false;
+        }
+        self.remove(&key);
+        let arrived = arrived.unwrap_or(since).min(now);
+        self.bytes += bytes.len();
+        self.by_expiry.insert((expires, key));
+        self.shares.add(share, key, arrived, bytes.len());
+        let sequence = bundle.sequence();
+        self.held.insert(key, Held { bytes, expires, judged: now, arrived, sequence, share, pace });
+        true
+    }
+
+    /// Makes room under `key` for so many bytes, from the heaviest network and its newest record on.
+    fn make_room(&mut self, key: &RecordKey, bytes: usize, share: Share, region: f64, now: UnixMillis) -> bool {
+        let (records, freed) = self.held.get(key).map_or((1, 0), |held| (0, held.bytes.len()));
+        let renews = records == 0;
+        let over = |holding: &Self, limit: f64| {
+            let grown = bytes.saturating_sub(freed);
+            holding.load_with(records, grown) > limit
+        };
+        if !over(self, if renews { 1.0 } else { CROWDED }) {
+            return true;
+        }
+        self.expire(now);
+        let weight = match share {
+            Share::OWN => 0,
+            share => self.shares.weight(share) + bytes + shares::OVERHEAD,
+        };
+        while over(self, if renews { 1.0 } else { CROWDED }) {
+            let Some(victim) = self.victim(key, weight, region, now) else { break };
+            self.forget(&victim);
+        }
+        !over(self, 1.0)
+    }
+
+    /// The newest record of the heaviest network that may go.
+    fn victim(&self, spare: &RecordKey, above: usize, region: f64, now: UnixMillis) -> Option<RecordKey> {
+        let old = |arrived: UnixMillis| now.0.saturating_sub(arrived.0) >= OLD_MS;
+        let candidates = self.shares.heavier_than(above).flat_map(|(share, weight)| {
+            let protects = self.part(weight) <= TOO_HEAVY;
+            self.shares.newest(share).map(move |(arrived, key)| (protects && old(arrived), key))
+        });
+        let mut candidates = candidates.take(MAX_LOOKED_AT).filter(|(_, key)| key != spare);
+        candidates.find(|(protected, key)| !protected || self.distance(key) > region).map(|(_, key)| key)
+    }
+
+    /// Forgets what is over.
+    pub fn expire(&mut self, now: UnixMillis) {
+        while let Some((expires, key)) = self.by_expiry.first().copied().filter(|(expires, _)| *expires <= now) {
+            self.forget(&key);
+            self.by_expiry.remove(&(expires, key));
+        }
+    }
+
+    fn forget(&mut self, key: &RecordKey) {
+        if self.remove(key) {
+            self.write(*key, None);
+        }
+    }
+
+    fn remove(&mut self, key: &RecordKey) -> bool {
+        let Some(held) = self.held.remove(key) else { return false };
+        self.bytes -= held.bytes.len();
+        self.by_expiry.remove(&(held.expires, *key));
+        self.shares.remove(held.share, *key, held.arrived, held.bytes.len());
+        true
+    }
+
+    /// Networks and lone peers that brought what is held.
+    pub fn publishers(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// Rows to be written behind since the last call.
+    pub fn take_writes(&mut self) -> Vec<Write> {
+        std::mem::take(&mut self.writes)
+    }
+
+    fn write(&mut self, key: RecordKey, row: Option<Vec<u8>>) {
+        if self.writes.len() < MAX_WRITES {
+            self.writes.push((key, row));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
