@@ -134,11 +134,29 @@ impl Table {
     /// A server that was dialled at `ip`, authenticated, and gave a correct answer. `first_seen` is kept from before
     /// when it is known (table, cache), else `now`.
     pub fn verified(&mut self, card: Arc<Card>, ip: IpAddr, now: UnixMillis) -> Admission {
-        self.restored(card, ip, now, now)
+        self.meet(card, ip, now, now, false)
+    }
+
+    /// As [`Table::verified`], of a peer that dialled us first, was dialled back at `ip` and gave a correct answer. It
+    /// gives way to all whom this node finds by itself, until it is one of them: whoever floods us with visitors wins no
+    /// place.
+    pub fn verified_visitor(&mut self, card: Arc<Card>, ip: IpAddr, now: UnixMillis) -> Admission {
+        self.meet(card, ip, now, now, true)
     }
 
     /// As [`Table::verified`], of a peer that an earlier session knew since `first_seen` (peer cache, tests, simulator).
     pub fn restored(&mut self, card: Arc<Card>, ip: IpAddr, first_seen: UnixMillis, now: UnixMillis) -> Admission {
+        self.meet(card, ip, first_seen, now, false)
+    }
+
+    fn meet(
+        &mut self,
+        card: Arc<Card>,
+        ip: IpAddr,
+        first_seen: UnixMillis,
+        now: UnixMillis,
+        inbound: bool,
+    ) -> Admission {
         if card.position == self.here {
             return Admission::No;
         }
@@ -152,7 +170,7 @@ impl Table {
         let bucket = &mut self.buckets[index];
         if let Some(entry) = find(&mut bucket.members, &card.position) {
             let older = first_seen < entry.first_seen;
-            entry.touch(&card, network, first_seen, clock);
+            entry.touch(&card, network, first_seen, clock, inbound);
             if older {
                 bucket.members.sort_by_key(|entry| entry.first_seen);
             }
@@ -168,10 +186,11 @@ impl Table {
             failed_at: 0,
             failures: 0,
             standing: Standing::Diverse,
+            inbound,
         };
         if let Some(at) = bucket.waiting.iter().position(|other| other.is(&entry.card.position)) {
             let mut old = bucket.waiting.remove(at);
-            old.touch(&entry.card, network, first_seen, clock);
+            old.touch(&entry.card, network, first_seen, clock, inbound);
             entry = old;
         }
         self.place(index, entry)

@@ -1,7 +1,7 @@
 //! Whom a table names: to others who ask, and to walks of our own (SECURITY §4.4).
 
 use super::Table;
-use super::bucket::{Entry, head, seconds};
+use super::bucket::{Entry, Standing, head, seconds};
 use crate::clock::UnixMillis;
 use crate::dht::walk::Seeds;
 use crate::dht::{Caps, Card, Distance, Diversity, MAX_PEERS, Position};
@@ -120,13 +120,18 @@ impl Table {
         let near = nearest(self.entries(), target, usize::MAX);
         let mut taken = Vec::with_capacity(NEAR + RANDOM);
         let (good, doubted): (Vec<&Entry>, Vec<&Entry>) = near.into_iter().partition(|entry| !doubtful(entry));
+        // Visitors and crowds only where there are too few others.
+        let (mut good, crowd): (Vec<&Entry>, Vec<&Entry>) =
+            good.into_iter().partition(|entry| entry.standing != Standing::Crowd);
+        good.extend(crowd);
         choose(&good, NEAR, &SEEDS, true, &mut taken, &mut Diversity::default());
         let near = taken.len();
         let mut others = good;
-        others.sort_by_key(|entry| shuffled(entry.head, salt));
+        others.sort_by_key(|entry| (entry.standing == Standing::Crowd, shuffled(entry.head, salt)));
         choose(&others, RANDOM, &SEEDS, true, &mut taken, &mut Diversity::default());
         let missing = (NEAR + RANDOM).saturating_sub(taken.len());
         taken.extend(doubted.into_iter().take(missing));
+        taken[..near].sort_by_key(|entry| entry.head ^ head(target));
         let mut cards = taken.into_iter().map(|entry| entry.card.clone());
         Seeds { near: cards.by_ref().take(near).collect(), random: cards.collect() }
     }

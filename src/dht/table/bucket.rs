@@ -17,7 +17,8 @@ pub(super) enum Standing {
     Diverse,
     /// Over a cap: gives way to a diverse newcomer.
     Surplus,
-    /// Over even the caps of the whole table: no voice in the estimate, unless everybody stands so.
+    /// Over even the caps of the whole table, or it came to us rather than we to it: no voice in the estimate, unless
+    /// nearly everybody stands so.
     Crowd,
 }
 
@@ -36,6 +37,8 @@ pub(super) struct Entry {
     pub(super) failed_at: u32,
     pub(super) failures: u8,
     pub(super) standing: Standing,
+    /// Met only because it dialled us first.
+    pub(super) inbound: bool,
 }
 
 pub(super) fn seconds(at: UnixMillis) -> u32 {

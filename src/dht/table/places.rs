@@ -4,7 +4,15 @@ use super::bucket::{Bucket, Entry, K, Standing, insert};
 use super::*;
 
 impl Entry {
-    pub(super) fn touch(&mut self, card: &Arc<Card>, network: Network, first_seen: UnixMillis, clock: u32) {
+    pub(super) fn touch(
+        &mut self,
+        card: &Arc<Card>,
+        network: Network,
+        first_seen: UnixMillis,
+        clock: u32,
+        inbound: bool,
+    ) {
+        self.inbound &= inbound;
         if card.issued_at > self.card.issued_at {
             self.card = card.clone();
         }
@@ -118,7 +126,7 @@ impl Table {
             all_subnet += same_subnet;
             all_wide += usize::from(other.network.wide == network.wide);
         }
-        if all_subnet >= TABLE_SUBNET || all_wide >= CROWD_FLOOR.max(self.len / CROWD_SHARE) {
+        if entry.inbound || all_subnet >= TABLE_SUBNET || all_wide >= CROWD_FLOOR.max(self.len / CROWD_SHARE) {
             return Standing::Crowd;
         }
         let within = subnet < TABLE_SUBNET
@@ -157,7 +165,7 @@ impl Table {
         let mut buckets = vec![super::super::Diversity::default(); self.buckets.len()];
         for (_, index, at) in order {
             let entry = &mut self.buckets[index].members[at];
-            entry.standing = if !all.admit(&entry.network, &crowd) {
+            entry.standing = if entry.inbound || !all.admit(&entry.network, &crowd) {
                 Standing::Crowd
             } else if buckets[index].admit(&entry.network, &Caps::CLOSE) && table.admit(&entry.network, &own) {
                 Standing::Diverse
