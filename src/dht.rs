@@ -16,10 +16,12 @@
 
 mod card;
 mod holding;
+mod joining;
 mod lookup;
 mod message;
 mod network;
 mod position;
+mod promotion;
 mod publish;
 mod stamp;
 mod table;
@@ -29,12 +31,16 @@ mod world;
 
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
 pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Why, Write};
+pub use joining::{
+    ANCHORS, Doubt, Joining, Lead, LeadId, OUTBOUND, PeerCache, Remembered, Source, Standing, Task, outbound,
+};
 pub use lookup::{Lookup, Outcome, Progress};
 pub use message::{
     MAX_PROMISE, MAX_QUESTION_BYTES, MAX_REPLY_BYTES, MAX_STAMP_BYTES, MessageError, Question, Reply, Said, Voice,
 };
 pub use network::{Caps, Diversity, Network};
 pub use position::{Distance, Position};
+pub use promotion::{Flapping, Promotion, Uptime};
 pub use publish::{Publish, Published};
 pub use stamp::{MAX_STAMP_BITS, Stamp};
 pub use table::{Admission, Estimate, Pace, Table};

@@ -1,0 +1,492 @@
+//! The way in (SECURITY §4.7): which sources are asked, and when their view is believed. Pure.
+//!
+//! ```text
+//! anchors, tried peers ┐
+//! contacts' last nodes ├─▶ dial ─▶ search for ourselves, through this source alone ─▶ views ─▶ do 3 networks agree?
+//! bootstrap, DNS, LAN  ┘                                                              table takes all of them
+//! ```
+//!
+//! No view is ever thrown away: everybody it shows is dialled and goes into the table by the table's rules, so one
+//! honest source is enough to be in touch with honest nodes. Whether to *believe* that this is all of the overlay is the
+//! other question, and its answer is a state that the user sees. Who has only ever known one source, and that one lies,
+//! cannot find out; with records of others to check, even then.
+
+mod cache;
+mod outbound;
+mod standing;
+#[cfg(test)]
+mod tests;
+mod views;
+
+pub use cache::{ANCHORS, PeerCache, Remembered};
+pub use outbound::{OUTBOUND, outbound};
+pub use standing::{Doubt, Lead, LeadId, Source, Standing, Task};
+
+use super::Network;
+use crate::clock::UnixMillis;
+use crate::identity::NodeKey;
+use crate::reachability::Address;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+use views::{NEEDED, View, Views};
+
+/// Dials at once, and how long one may take until the next lead's turn comes.
+const AT_ONCE: usize = 8;
+const DIAL: Duration = Duration::from_secs(10);
+
+/// A search through one source.
+const LOOK: Duration = Duration::from_secs(20);
+
+/// A lead is followed again after this, doubling to the other.
+const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN_MOST: Duration = Duration::from_secs(480);
+
+/// While sources disagree all of them are asked once more after this, doubling to the other: an overlay that grows
+/// shows different sets for a while. All, as what they show goes into the table, and no side is to show more of itself.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN_MOST: Duration = Duration::from_secs(480);
+
+/// Doubt is told only when it lasts: a node that starts has no views for some seconds. A quarter of the ten minutes
+/// within which isolation is to be seen.
+const GRACE: Duration = Duration::from_secs(150);
+
+/// Networks beyond the needed ones that views are fetched from: room for liars and the dead.
+const SPARE: usize = 2;
+
+/// Records are checked this long after joining, and views fetched anew and records checked each hour; while they are
+/// missed, more often.
+const FIRST_CHECK: Duration = Duration::from_secs(240);
+const CHECK: Duration = Duration::from_secs(3_600);
+const CHECK_AGAIN: Duration = Duration::from_secs(120);
+
+/// Eight an hour (SECURITY §4.7).
+const FEELER: Duration = Duration::from_secs(450);
+
+/// A cached peer counts as a known network when it was seen within a week.
+const RECENT_MS: u64 = 7 * 86_400_000;
+
+/// Leads at most, beside the cache.
+const MAX_LEADS: usize = 256;
+
+/// An overlay of at least this many that is less than a quarter of what it was has shrunk.
+const LARGE: f64 = 32.0;
+const SHRUNK: f64 = 4.0;
+
+#[derive(Clone, Debug)]
+struct Path {
+    lead: Lead,
+    network: Option<Network>,
+    /// Authenticated as.
+    node: Option<NodeKey>,
+    busy_until: Option<Instant>,
+    again_at: Instant,
+    pause: Duration,
+    feeler: bool,
+    /// Reached at the last dial.
+    up: bool,
+    /// Its network is one that nodes are known in: not that of a peer which was not seen for days.
+    recent: bool,
+}
+
+/// The way in, and the watch over it.
+#[derive(Debug)]
+pub struct Joining {
+    cache: PeerCache,
+    leads: Vec<Path>,
+    next: u32,
+    salt: u64,
+    views: Views,
+    /// Whom to search through, and who is searching until when.
+    to_look: Vec<NodeKey>,
+    looking: HashMap<NodeKey, Instant>,
+    look_again_at: Option<Instant>,
+    look_pause: Duration,
+    networks: HashMap<NodeKey, Network>,
+    lan: HashSet<NodeKey>,
+    standing: Standing,
+    doubt_since: Option<Instant>,
+    feeler_at: Instant,
+    check_at: Instant,
+    hour_at: Instant,
+    checking: bool,
+    missed_checks: u32,
+    /// Nodes of the overlay at its best, by the views that were believed.
+    nodes_before: f64,
+}
+
+impl Joining {
+    /// `nodes_before`: [`Joining::nodes`] of the last session, 0 for none. `salt` makes choices differ from start to
+    /// start.
+    pub fn new(cache: PeerCache, nodes_before: f64, salt: u64, now: Instant, wall: UnixMillis) -> Self {
+        let mut joining = Self {
+            cache,
+            leads: Vec::new(),
+            next: 0,
+            salt,
+            views: Views::default(),
+            to_look: Vec::new(),
+            looking: HashMap::new(),
+            look_again_at: None,
+            look_pause: LOOK_AGAIN,
+            networks: HashMap::new(),
+            lan: HashSet::new(),
+            standing: Standing::Alone,
+            doubt_since: None,
+            feeler_at: now + FEELER,
+            check_at: now + FIRST_CHECK,
+            hour_at: now + CHECK,
+            checking: false,
+            missed_checks: 0,
+            nodes_before,
+        };
+        let tried: Vec<Remembered> = joining.cache.in_order(true, salt, wall).into_iter().cloned().collect();
+        let mut wides = super::Diversity::default();
+        let caps = super::Caps { subnet: 1, wide: 1, system: 1 };
+        let (first, rest): (Vec<_>, Vec<_>) =
+            tried.into_iter().partition(|peer| peer.anchor || wides.admit(&peer.network(), &caps));
+        for peer in first.into_iter().chain(rest).take(64) {
+            let source = if peer.anchor { Source::Anchor } else { Source::Tried };
+            joining.add_lead(source, Some(peer.node), &peer.addresses, None, 0, now);
+            if let Some(path) = joining.leads.last_mut() {
+                path.recent = wall.0.saturating_sub(peer.last_seen.0) < RECENT_MS;
+            }
+        }
+        joining
+    }
+
+    /// Somebody who may lead into the overlay. `ip`: where, when `addresses` does not say; `index` is handed back.
+    pub fn add_lead(
+        &mut self,
+        source: Source,
+        node: Option<NodeKey>,
+        addresses: &[Address],
+        ip: Option<IpAddr>,
+        index: usize,
+        now: Instant,
+    ) {
+        let known = |path: &Path| match node {
+            Some(node) => path.node == Some(node) || path.lead.node == Some(node),
+            None => path.lead.source == source && path.lead.index == index && path.lead.addresses == addresses,
+        };
+        if self.leads.len() >= MAX_LEADS || self.leads.iter().any(known) {
+            return;
+        }
+        let network = addresses.first().map(|first| first.ip).or(ip).map(Network::of);
+        self.leads.push(Path {
+            lead: Lead { id: LeadId(self.next), source, node, addresses: addresses.to_vec(), index },
+            network,
+            node,
+            busy_until: None,
+            again_at: now,
+            pause: AGAIN,
+            feeler: false,
+            up: false,
+            recent: true,
+        });
+        self.next = self.next.wrapping_add(1);
+        if source == Source::Lan {
+            self.lan.extend(node);
+        }
+        if self.standing == Standing::Alone {
+            self.standing = Standing::Joining;
+        }
+    }
+
+    /// The next thing to do now; to be called until `None` after each input and at [`Joining::poll_timeout`].
+    pub fn poll(&mut self, now: Instant, wall: UnixMillis) -> Option<Task> {
+        self.expire(now);
+        if let Some(node) = self.to_look.pop() {
+            self.looking.insert(node, now + LOOK);
+            return Some(Task::Look(node));
+        }
+        if now >= self.hour_at {
+            self.hour_at = now + CHECK;
+            self.ask_anew(now);
+        }
+        if now >= self.check_at && !self.checking && self.views.networks() > 0 {
+            self.checking = true;
+            self.check_at = now + CHECK;
+            return Some(Task::Check);
+        }
+        if let Some(lead) = self.next_lead(now) {
+            return Some(Task::Dial(lead));
+        }
+        if now >= self.feeler_at {
+            self.feeler_at = now + FEELER;
+            return self.next_feeler(now, wall).map(Task::Feeler);
+        }
+        None
+    }
+
+    /// When to call [`Joining::poll`] again at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let wanted = |path: &Path| (!path.up && self.wants(path.lead.source)).then_some(path.again_at);
+        let leads = self.leads.iter().filter_map(|path| path.busy_until.or_else(|| wanted(path)));
+        let doubt = self.doubt_since.map(|since| since + GRACE).filter(|_| !self.is_doubted());
+        leads
+            .chain(self.looking.values().copied())
+            .chain(self.look_again_at)
+            .chain(doubt)
+            .chain([self.feeler_at, self.hour_at, self.check_at])
+            .min()
+    }
+
+    /// A lead was dialled at `address` and authenticated as `node`.
+    pub fn reached(&mut self, id: LeadId, node: NodeKey, address: Address, now: Instant, wall: UnixMillis) {
+        let network = Network::of(address.ip);
+        let Some(path) = self.leads.iter_mut().find(|path| path.lead.id == id) else { return };
+        (path.busy_until, path.up, path.pause) = (None, true, AGAIN);
+        (path.node, path.network) = (Some(node), Some(network));
+        let feeler = path.feeler;
+        let lan = path.lead.source == Source::Lan;
+        let mut addresses = vec![address];
+        addresses.extend(path.lead.addresses.iter().filter(|other| **other != address));
+        self.cache.reached(node, &addresses, wall);
+        if feeler {
+            self.leads.retain(|path| path.lead.id != id);
+            return;
+        }
+        self.networks.insert(node, network);
+        if lan {
+            self.lan.insert(node);
+        }
+        if !self.looking.contains_key(&node) && !self.to_look.contains(&node) {
+            self.to_look.push(node);
+        }
+        self.judge(now);
+    }
+
+    /// A lead could not be reached.
+    pub fn unreached(&mut self, id: LeadId, now: Instant) {
+        let Some(path) = self.leads.iter_mut().find(|path| path.lead.id == id) else { return };
+        path.busy_until = None;
+        path.up = false;
+        path.again_at = now + path.pause;
+        path.pause = (path.pause * 2).min(AGAIN_MOST);
+        let node = path.node;
+        if path.feeler {
+            self.leads.retain(|path| path.lead.id != id);
+        }
+        if let Some(node) = node {
+            self.cache.missed(&node);
+            self.views.forget(&node);
+        }
+        self.judge(now);
+    }
+
+    /// A search through `through` ended: `nearest` to this node who answered, up to ten, this node not among them, and
+    /// how many nodes the overlay has by their distances. Nobody: it does not help.
+    pub fn looked(&mut self, through: NodeKey, nearest: &[NodeKey], nodes: f64, now: Instant) {
+        if self.looking.remove(&through).is_none() {
+            return;
+        }
+        let Some(network) = self.networks.get(&through).copied() else { return };
+        if nearest.is_empty() {
+            self.views.forget(&through);
+        } else {
+            let nearest = nearest.iter().take(super::REGION).copied().collect();
+            self.views.add(View { through, network, nearest, nodes });
+        }
+        self.judge(now);
+        if self.views.verdict().dissent > 0 && self.look_again_at.is_none() {
+            self.look_again_at = Some(now + self.look_pause);
+            self.look_pause = (self.look_pause * 2).min(LOOK_AGAIN_MOST);
+        } else if self.views.verdict().dissent == 0 {
+            (self.look_again_at, self.look_pause) = (None, LOOK_AGAIN);
+        }
+    }
+
+    /// Of `asked` records that were there before, `found` are. None asked says nothing.
+    pub fn checked(&mut self, found: usize, asked: usize, now: Instant) {
+        self.checking = false;
+        if asked > 0 {
+            self.missed_checks = if found == 0 { self.missed_checks.saturating_add(1) } else { 0 };
+            if self.missed_checks > 0 {
+                self.check_at = now + CHECK_AGAIN;
+            }
+        }
+        self.judge(now);
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Nodes of the overlay by the views that are believed; to be given to the next session.
+    pub fn nodes(&self) -> f64 {
+        self.nodes_before
+    }
+
+    /// What is remembered across restarts; also told of peers that this node reached or heard of otherwise.
+    pub fn cache(&mut self) -> &mut PeerCache {
+        &mut self.cache
+    }
+
+    /// Whether a view of a source of this kind is still wanted. Each kind has its say: who poisoned the cache has not
+    /// thereby poisoned the charter's list.
+    fn wants(&self, source: Source) -> bool {
+        if !matches!(self.standing, Standing::Joined) || self.views.networks() < NEEDED + SPARE {
+            return true;
+        }
+        let viewed = |path: &&Path| path.node.is_some_and(|node| self.views.iter().any(|view| view.through == node));
+        let of_kind = self.leads.iter().filter(|path| path.lead.source == source && !path.feeler);
+        of_kind.filter(viewed).count() < NEEDED
+    }
+
+    /// Networks that sources are known in, those of the LAN aside: as many as can be needed.
+    fn known_networks(&self) -> usize {
+        let (mut systems, mut unknown) = (HashSet::new(), 0);
+        for path in
+            self.leads.iter().filter(|path| path.lead.source != Source::Lan && !path.feeler && (path.recent || path.up))
+        {
+            match path.network {
+                Some(network) => _ = systems.insert(network.system),
+                None => unknown += 1,
+            }
+        }
+        systems.len() + unknown
+    }
+
+    /// Next to be dialled: by source, of networks that no view is there of first.
+    fn next_lead(&mut self, now: Instant) -> Option<Lead> {
+        let busy = self.leads.iter().filter(|path| path.busy_until.is_some()).count();
+        if busy >= AT_ONCE {
+            return None;
+        }
+        let kinds = [Source::Anchor, Source::Tried, Source::Contact, Source::Bootstrap, Source::Dns, Source::Lan];
+        let wanted: Vec<Source> = kinds.into_iter().filter(|kind| self.wants(*kind)).collect();
+        // In turn by kind: places in the table go to those who come first, and no kind is to fill it alone.
+        let mut followed: HashMap<Source, usize> = HashMap::new();
+        for path in self.leads.iter().filter(|path| path.up || path.busy_until.is_some()) {
+            *followed.entry(path.lead.source).or_default() += 1;
+        }
+        let seen: HashSet<u64> = self.views.iter().map(|view| view.network.system).collect();
+        let ready = |path: &&mut Path| {
+            path.busy_until.is_none() && !path.up && path.again_at <= now && wanted.contains(&path.lead.source)
+        };
+        let order = |path: &&mut Path| {
+            let known = path.network.is_some_and(|network| seen.contains(&network.system));
+            let followed = followed.get(&path.lead.source).copied().unwrap_or(0);
+            (known, path.pause, followed, path.lead.source, path.lead.id)
+        };
+        let path = self.leads.iter_mut().filter(ready).min_by_key(order)?;
+        path.busy_until = Some(now + DIAL);
+        Some(path.lead.clone())
+    }
+
+    fn next_feeler(&mut self, now: Instant, wall: UnixMillis) -> Option<Lead> {
+        self.salt = self.salt.wrapping_add(1);
+        let peer = self.cache.in_order(false, self.salt, wall).into_iter().next()?.clone();
+        if self.leads.iter().any(|path| path.node == Some(peer.node)) {
+            return None;
+        }
+        self.add_lead(Source::New, Some(peer.node), &peer.addresses, None, 0, now);
+        let path = self.leads.last_mut().filter(|path| path.node == Some(peer.node))?;
+        (path.feeler, path.busy_until) = (true, Some(now + DIAL));
+        Some(path.lead.clone())
+    }
+
+    /// Time passed: dials and searches that got no word, sources to be asked once more.
+    fn expire(&mut self, now: Instant) {
+        let over: Vec<LeadId> =
+            self.leads.iter().filter(|p| p.busy_until.is_some_and(|at| now >= at)).map(|p| p.lead.id).collect();
+        for id in over {
+            self.unreached(id, now);
+        }
+        let late: Vec<NodeKey> = self.looking.iter().filter(|(_, at)| now >= **at).map(|(node, _)| *node).collect();
+        for node in late {
+            self.looked(node, &[], 1.0, now);
+        }
+        if self.look_again_at.is_some_and(|at| now >= at) {
+            self.look_again_at = None;
+            self.look_at_all();
+        }
+        self.judge(now);
+    }
+
+    /// The hourly round: all sources that gave a view are to give one again, and others from the cache may be new.
+    fn ask_anew(&mut self, now: Instant) {
+        if self.standing == Standing::PossiblyIsolated(Doubt::Shrunk) {
+            // Some day that is how it is.
+            self.nodes_before *= 0.9;
+        }
+        for path in &mut self.leads {
+            if path.busy_until.is_none() {
+                (path.up, path.again_at) = (false, now);
+            }
+        }
+        self.look_at_all();
+    }
+
+    fn look_at_all(&mut self) {
+        let sources: Vec<NodeKey> = self.views.iter().map(|view| view.through).collect();
+        for node in sources {
+            if !self.looking.contains_key(&node) && !self.to_look.contains(&node) {
+                self.to_look.push(node);
+            }
+        }
+    }
+
+    fn is_doubted(&self) -> bool {
+        matches!(self.standing, Standing::PossiblyIsolated(_))
+    }
+
+    /// The standing by all that is known at `now`.
+    fn judge(&mut self, now: Instant) {
+        let doubt = self.doubt();
+        match doubt {
+            None if self.views.networks() == 0 => {
+                self.doubt_since = None;
+                self.standing = if self.leads.is_empty() { Standing::Alone } else { Standing::Joining };
+            }
+            None => {
+                self.doubt_since = None;
+                self.standing = Standing::Joined;
+                let nodes = self.views.nodes().unwrap_or(0.0);
+                // What was once larger is forgotten slowly, or an overlay could not shrink for good.
+                self.nodes_before = nodes.max(self.nodes_before.min(nodes * SHRUNK));
+            }
+            Some(doubt) => {
+                let since = *self.doubt_since.get_or_insert(now);
+                if self.is_doubted() || now >= since + GRACE {
+                    self.standing = Standing::PossiblyIsolated(doubt);
+                } else if self.standing == Standing::Alone {
+                    self.standing = Standing::Joining;
+                }
+            }
+        }
+    }
+
+    fn doubt(&self) -> Option<Doubt> {
+        let known = self.known_networks();
+        let (needed, lan_only) = (known.min(NEEDED), known == 0);
+        if self.leads.is_empty() || (lan_only && self.views.networks() > 0) {
+            return None;
+        }
+        let mut wide = Views::default();
+        for view in self.views.iter().filter(|view| !self.lan.contains(&view.through)) {
+            wide.add(view.clone());
+        }
+        if self.views.networks() == 0 {
+            return Some(Doubt::NobodyAnswers);
+        }
+        let verdict = wide.verdict();
+        if wide.networks() < needed {
+            return Some(Doubt::FewNetworks);
+        }
+        let anchor = |node: &NodeKey| {
+            self.leads.iter().any(|path| path.node == Some(*node) && path.lead.source == Source::Anchor)
+        };
+        if wide.dissenters().iter().any(anchor) {
+            return Some(Doubt::SourcesDisagree);
+        }
+        if verdict.agree < needed || verdict.dissent >= needed.max(2) || verdict.dissent >= verdict.agree {
+            return Some(Doubt::SourcesDisagree);
+        }
+        if self.nodes_before >= LARGE && wide.nodes().is_some_and(|nodes| nodes * SHRUNK < self.nodes_before) {
+            return Some(Doubt::Shrunk);
+        }
+        (self.missed_checks >= 2).then_some(Doubt::RecordsGone)
+    }
+}
