@@ -80,25 +80,6 @@ fn decrease<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
     }
 }
 
-/// Peers of one subnet in one bucket, and in the whole routing table (SECURITY §4.3 rule 2).
-const PER_SUBNET_AND_BUCKET: usize = 2;
-const PER_SUBNET: usize = 10;
-
-/// Whether a peer at `ip`, whose place is bucket `bucket`, may enter a routing table that holds `table`
-/// (bucket and verified address of each peer). For global addresses: the others are the demo, a LAN, or an overlay of
-/// scope `any`, where one network is the normal case, and are not asked about.
-pub fn table_has_room(ip: IpAddr, bucket: u32, table: impl IntoIterator<Item = (u32, IpAddr)>) -> bool {
-    let subnet = Subnet::of(ip);
-    let (mut all, mut here) = (0, 0);
-    for (other_bucket, other) in table {
-        if Subnet::of(other) == subnet {
-            all += 1;
-            here += usize::from(other_bucket == bucket);
-        }
-    }
-    all < PER_SUBNET && here < PER_SUBNET_AND_BUCKET
-}
-
 /// A token bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
@@ -199,15 +180,6 @@ mod tests {
     fn a_subnet_is_a_48_in_ipv6() {
         assert_eq!(Subnet::of(ip("2a00:1:2:3::4")), Subnet::of(ip("2a00:1:2:ffff::1")));
         assert_ne!(Subnet::of(ip("2a00:1:2:3::4")), Subnet::of(ip("2a00:1:3:3::4")));
-    }
-
-    #[test]
-    fn one_network_does_not_fill_the_table() {
-        let table = |n: u32| (0..n).map(|n| (n / 2, ip("8.8.8.8")));
-        assert!(table_has_room(ip("8.8.8.9"), 7, table(9)));
-        assert!(!table_has_room(ip("8.8.8.9"), 1, table(9)), "two are in that bucket");
-        assert!(!table_has_room(ip("8.8.8.9"), 7, table(10)), "ten are in the table");
-        assert!(table_has_room(ip("8.8.9.9"), 1, table(10)));
     }
 
     #[test]

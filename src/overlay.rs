@@ -2,20 +2,27 @@
 //! It does not know that there is SIP: a link carries opaque messages.
 //!
 //! ```text
-//! handle ── Command ──▶ actor ── owns ──▶ swarm (behaviour: limits, kad, identify, ping, mdns, link)
-//! events ◀───────────── actor ◀── network (swarm events) ── intake (puts of peers) ── records (what is kept)
-//!                         ├── operations: publish, lookup (sans-IO; `ask` is the seam to the DHT engine)
-//!                         └── upkeep: join, probe, mode, cache of peers, status
+//! handle ── Command ──▶ actor ── owns ──▶ swarm (behaviour: limits, kad, store/1, identify, ping, mdns, link)
+//! events ◀───────────── actor ◀── network (swarm events)
+//!   operations   publications, lookups, walks: drives the engine in `dht`
+//!   asking       questions of our own: cards verified, dialled, replies checked ──▶ acquaintance ──▶ dht::Table ──▶ kad
+//!   answering    questions of others: rates, FIND from the table, FETCH and STORE ── intake ── records (what is kept)
+//!   upkeep       join, look around, probe, mode, cache of peers, status
 //! ```
 //!
-//! Nothing of kad is believed: puts are read back, answers are verified one by one, addresses are used once dialled.
+//! kad stays for other implementations: its buckets are fed from the table, its puts pass the same intake. This node's
+//! own operations do not use it. Nothing of it is believed: answers are verified one by one, addresses are used once
+//! dialled, copies count with a receipt.
 
+mod acquaintance;
 mod actor;
 mod address;
-mod ask;
+mod answering;
+mod asking;
 mod behaviour;
+mod cards;
 mod dialling;
-mod estimate;
+mod exchange;
 mod intake;
 mod limits;
 pub mod link;
@@ -29,7 +36,6 @@ mod publish;
 mod records;
 #[cfg(test)]
 mod sample;
-mod servers;
 mod start;
 mod transport;
 mod upkeep;
@@ -137,7 +143,7 @@ pub struct LookupReport {
 
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct PublishReport {
-    /// Distinct peers from which the record was read back.
+    /// Distinct peers that gave a receipt.
     pub copies: usize,
     pub took_ms: u64,
 }
@@ -209,11 +215,11 @@ impl Overlay {
         self.publishable.borrow().clone()
     }
 
-    /// Stores at the closest nodes of all four replica keys and reads back. Done when min(3, other nodes) hold it,
-    /// within 15 s. Cancel safe: dropping the future drops the report, not the publication.
+    /// Stores at the nodes of the regions of all four replica keys. Done when enough of them gave signed receipts: six
+    /// networks in three regions, or as many as there are; within 15 s. Cancel safe: dropping the future drops the report, not the publication.
     ///
     /// # Errors
-    /// [`PublishError::Alone`] when nobody came within 3 s; [`PublishError::TooFew`] when it could not be read back.
+    /// [`PublishError::Alone`] when nobody came within 3 s; [`PublishError::TooFew`] when fewer gave a receipt.
     pub async fn publish(&self, bundle: ValidBundle) -> Result<PublishReport, PublishError> {
         let (reply, answer) = oneshot::channel();
         let bundle = Box::new(bundle);

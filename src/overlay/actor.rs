@@ -1,23 +1,24 @@
 //! The one task that owns the swarm: takes commands, turns the swarm's events into ours, keeps the replies that are
 //! due. It waits for nobody: not for the store (written behind), not for who reads the events (links are paused).
 
+use super::answering::Answering;
+use super::asking::{Asking, Outcome};
 use super::behaviour::Behaviour;
+use super::cards::Cards;
 use super::dialling::Dialling;
-use super::lookup::Lookup;
 use super::meter::Meter;
+use super::operations::Operation;
 use super::peers::Peers;
 use super::process::Processes;
-use super::publish::Publication;
+use super::publish::Remembered;
 use super::records::Write;
-use super::servers::Servers;
 use super::*;
 use crate::clock::UnixMillis;
+use crate::dht::{Card, Position, Table, Voice};
 use crate::ledger::Ledger;
 use crate::reachability::Address;
 use crate::record::{Judge, RecordKey};
-use ask::Purpose;
 use futures::StreamExt;
-use libp2p::kad::QueryId;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -30,8 +31,7 @@ const PAUSE_LINKS_AT: usize = 256;
 const FAREWELL: Duration = Duration::from_millis(500);
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// While operations run, time passes in the first steps; while the status is behind, in the second.
-const BUSY_TICK: Duration = Duration::from_millis(20);
+/// Time passes in the first steps while the status is behind. Operations say when they are to be woken.
 const SHOW_TICK: Duration = Duration::from_millis(100);
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
@@ -56,15 +56,12 @@ pub(super) struct Target {
     pub(super) deadline: Duration,
 }
 
-/// A publication or a lookup.
-pub(super) enum Operation {
-    Publish(Box<Publication>),
-    Lookup(IdHash, Box<Lookup>),
-}
-
 pub(super) struct Actor {
     pub(super) swarm: Swarm<Behaviour>,
     pub(super) here: PeerId,
+    pub(super) secret: NodeSecret,
+    pub(super) node: NodeKey,
+    pub(super) position: Position,
     pub(super) overlay: OverlayId,
     pub(super) scope: AddressScope,
     pub(super) forced_server: Option<bool>,
@@ -83,8 +80,18 @@ pub(super) struct Actor {
     pub(super) loaded: mpsc::Receiver<Vec<(RecordKey, ValidBundle)>>,
     pub(super) dialling: Dialling,
     pub(super) peers: Peers,
-    /// The routing table.
-    pub(super) servers: Servers,
+    /// The servers that are known; kad's buckets are fed from it.
+    pub(super) table: Table,
+    pub(super) cards: Cards,
+    /// This node's own, while it serves.
+    pub(super) card: Option<Card>,
+    pub(super) voice: Voice,
+    pub(super) answering: Answering,
+    pub(super) asking: Asking,
+    /// What came of questions, for their operations.
+    pub(super) outcomes: VecDeque<Outcome>,
+    /// Who keeps the records of this node's users.
+    pub(super) remembered: Remembered,
     pub(super) processes: Processes,
     pub(super) ledger: Ledger<PeerId>,
     pub(super) intake: intake::Intake,
@@ -99,7 +106,6 @@ pub(super) struct Actor {
     pub(super) next_operation: u64,
     /// When operations are looked at again, whatever happens until then.
     pub(super) operations_at: Instant,
-    pub(super) queries: HashMap<QueryId, (u64, Purpose)>,
     pub(super) connecting: HashMap<LinkId, oneshot::Sender<Result<LinkId, LinkError>>>,
     /// Connections that were opened only to see whether they can be: closed once the far end is known.
     pub(super) feelers: HashMap<ConnectionId, Instant>,
@@ -110,11 +116,8 @@ impl Actor {
     /// Runs until told to stop or until the last handle is gone.
     pub(super) async fn run(mut self) {
         let done = loop {
-            let tick = match (self.running.is_empty(), self.upkeep.is_due()) {
-                (false, _) => BUSY_TICK,
-                (true, true) => SHOW_TICK,
-                (true, false) => IDLE_TICK,
-            };
+            let tick = Instant::now() + if self.upkeep.is_due() { SHOW_TICK } else { IDLE_TICK };
+            let wake = if self.running.is_empty() { tick } else { tick.min(self.operations_at) };
             tokio::select! {
                 // A flood from the network must not starve the handle.
                 biased;
@@ -135,7 +138,7 @@ impl Actor {
                 },
                 Some(records) = self.loaded.recv() => self.load(records),
                 event = self.swarm.select_next_some() => self.swarm_event(event),
-                () = tokio::time::sleep(tick) => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
             }
             self.advance();
         };

@@ -16,6 +16,21 @@ pub(super) fn peer_of(node: &NodeKey) -> Option<PeerId> {
     Some(PublicKey::from(key).to_peer_id())
 }
 
+/// How libp2p writes the peer id of an Ed25519 key: an identity multihash of the protobuf key.
+const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+
+/// As [`peer_of`], without a look at the point: who has no such key cannot authenticate as it either.
+pub(super) fn peer_named(node: &NodeKey) -> Option<PeerId> {
+    PeerId::from_bytes(&[&PEER_ID_PREFIX[..], &node.0].concat()).ok()
+}
+
+/// The node behind a peer id; `None` for keys of another kind, which no node has.
+pub(super) fn node_of(peer: &PeerId) -> Option<NodeKey> {
+    let bytes = peer.to_bytes();
+    let key = bytes.strip_prefix(&PEER_ID_PREFIX)?;
+    Some(NodeKey(key.try_into().ok()?))
+}
+
 /// The IP address at the head of a multiaddr.
 pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
@@ -66,6 +81,15 @@ pub(super) fn split_peer(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_and_peer_ids_are_one() {
+        let node = crate::identity::NodeSecret::from_bytes([3; 32]).public();
+        let peer = peer_named(&node).unwrap();
+        assert_eq!(Some(peer), peer_of(&node));
+        assert_eq!(node_of(&peer), Some(node));
+        assert_eq!(node_of(&PeerId::random()), None);
+    }
 
     #[test]
     fn only_plain_addresses_are_plain() {

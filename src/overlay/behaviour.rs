@@ -3,7 +3,7 @@
 use super::limits;
 use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
-use super::{Limits, OverlayConfig, link};
+use super::{Limits, OverlayConfig, exchange, link};
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
@@ -14,14 +14,11 @@ use libp2p_memory_connection_limits as memory_limits;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-/// Peers that a put is sent to and a search ends with: kad's k.
-pub(super) const REPLICATION: usize = 20;
-
-/// Requests of a query under way at once, and isolated paths (SECURITY §4.4).
-const PARALLELISM: NonZeroUsize = NonZeroUsize::new(8).unwrap();
-
-/// A query at most; the default is a minute.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
+/// kad asks nothing for us: this node's publications, lookups and walks go over `store/1`. What is left are the
+/// bootstraps that kad begins by itself when a peer enters its buckets and that cannot be turned off: each ends with the
+/// first request.
+const PARALLELISM: NonZeroUsize = NonZeroUsize::new(1).unwrap();
+const QUERY_TIMEOUT: Duration = Duration::ZERO;
 
 /// A request to one peer at most; the default is 10 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
@@ -58,6 +55,7 @@ pub(super) struct Behaviour {
     pub(super) connection_limits: connection_limits::Behaviour,
     pub(super) memory_limits: memory_limits::Behaviour,
     pub(super) kad: kad::Behaviour<Records>,
+    pub(super) store: exchange::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -106,6 +104,7 @@ impl Behaviour {
             connection_limits: connection_limits::Behaviour::new(bounds),
             memory_limits: memory_limits::Behaviour::with_max_percentage(MAX_MEMORY),
             kad: kademlia(config, here, records),
+            store: exchange::behaviour(config),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             mdns: mdns.into(),
@@ -122,11 +121,10 @@ fn kademlia(config: &OverlayConfig, here: PeerId, records: Records) -> kad::Beha
         .set_publication_interval(None)
         .set_provider_publication_interval(None)
         .set_record_ttl(Some(RECORD_TTL))
-        .set_caching(Caching::Enabled { max_peers: REPLICATION as u16 })
+        .set_caching(Caching::Disabled)
         .set_kbucket_inserts(BucketInserts::Manual)
         .set_periodic_bootstrap_interval(None)
         .set_parallelism(PARALLELISM)
-        .disjoint_query_paths(true)
         .set_query_timeout(QUERY_TIMEOUT)
         .set_substreams_timeout(REQUEST_TIMEOUT)
         .set_max_packet_size(MAX_PACKET_BYTES);

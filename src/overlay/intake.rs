@@ -3,13 +3,14 @@
 
 use super::actor::Actor;
 use super::address::ip_of;
-use super::records::{Kept, NotKept};
+use super::records::{Kept, NEARER_IS_NOT_MINE, NotKept};
 use crate::admission::{Bucket, PerSource, Rate, Subnet};
+use crate::dht::Position;
 use crate::ledger::Fact;
-use crate::record::RejectReason;
+use crate::record::{RecordKey, RejectReason};
 use crate::wire::is_global;
+use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
-use libp2p::{PeerId, kad};
 use std::time::Instant;
 
 /// Puts of one peer. A gateway with 1,000 users refreshes 4,000 keys in 20 minutes, 3.3 a second to a peer that holds
@@ -45,39 +46,62 @@ impl Intake {
     }
 }
 
+/// Why a record from a peer was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// Nothing is taken from this peer now.
+    Shunned,
+    /// It, its network, or everybody puts too often.
+    TooMany,
+    Kept(NotKept),
+}
+
 impl Actor {
-    /// A peer wants a record kept. The acknowledgement has left already (K3), which is why publishers read back.
-    pub(super) fn offered(&mut self, source: PeerId, connection: ConnectionId, record: &kad::Record) {
+    /// A peer wants a record kept, by kad's PUT (`what` = "put") or by `store/1` ("store").
+    pub(super) fn take_in(
+        &mut self,
+        source: PeerId,
+        connection: ConnectionId,
+        what: &'static str,
+        key: &[u8],
+        bytes: &[u8],
+    ) -> Result<Kept, NotTaken> {
         let now = Instant::now();
         self.upkeep.changed = true;
         if self.ledger.shuns(&source, now) {
-            self.meter.refuse("put: peer is shunned".into());
-            return;
+            self.meter.refuse(format!("{what}: peer is shunned"));
+            return Err(NotTaken::Shunned);
         }
         if !self.intake.per_peer.take(source, now) {
-            self.meter.refuse("put: too often".into());
+            self.meter.refuse(format!("{what}: too often"));
             self.ledger.note(source, Fact::Flood, now);
-            return;
+            return Err(NotTaken::TooMany);
         }
         // What others of its network, or everybody, put too often is not this peer's fault.
         let from = self.inbound.get(&connection).and_then(ip_of).filter(|ip| is_global(*ip));
         let shared = from.is_none_or(|ip| self.intake.per_subnet.take(Subnet::of(ip), now));
         if !shared || !self.intake.all.take(ALL, now) {
-            self.meter.refuse("put: too many".into());
-            return;
+            self.meter.refuse(format!("{what}: too many"));
+            return Err(NotTaken::TooMany);
         }
-        let nearer = if self.servers.len() < LARGE { 0 } else { self.servers.nearer_than_here(record.key.as_ref()) };
+        let nearer = match <[u8; 32]>::try_from(key) {
+            Ok(key) if self.table.len() >= LARGE => {
+                self.table.nearer_than_here(&Position::of_key(&RecordKey(key)), NEARER_IS_NOT_MINE)
+            }
+            _ => 0,
+        };
         let judge = self.judge();
-        let held = self.swarm.behaviour_mut().kad.store_mut();
-        match held.offer(record.key.as_ref(), &record.value, &judge, nearer) {
+        let taken = self.swarm.behaviour_mut().kad.store_mut().offer(key, bytes, &judge, nearer);
+        match taken {
             Ok(Kept::Already) => {}
             Ok(Kept::Fresher) => {
                 self.meter.stored.inc();
                 self.ledger.note(source, Fact::Useful, now);
             }
-            Err(NotKept::Rejected(reason)) => self.note_refusal(source, "put", reason, now),
-            Err(other @ (NotKept::NotMine | NotKept::Full)) => self.meter.refuse(format!("put: {other}")),
+            Err(NotKept::Rejected(reason)) => self.note_refusal(source, what, reason, now),
+            Err(other @ (NotKept::NotMine | NotKept::Full)) => self.meter.refuse(format!("{what}: {other}")),
         }
+        taken.map_err(NotTaken::Kept)
     }
 
     /// Counts a refusal and notes who caused it.

@@ -48,6 +48,9 @@ pub(super) struct Meter {
     pub(super) links: Gauge,
     pub(super) estimate: Gauge,
     pub(super) stored: Counter,
+    /// FETCHes of others that were answered, and questions of our own.
+    pub(super) asked: Counter,
+    pub(super) questions: Counter,
     pub(super) lookup_seconds: Histogram,
     pub(super) publish_seconds: Histogram,
     refused: Family<Reason, Counter>,
@@ -66,6 +69,8 @@ impl Meter {
             links: Gauge::default(),
             estimate: Gauge::default(),
             stored: Counter::default(),
+            asked: Counter::default(),
+            questions: Counter::default(),
             lookup_seconds: seconds(),
             publish_seconds: seconds(),
             refused: Family::default(),
@@ -80,8 +85,10 @@ impl Meter {
             registry.register("links", "Open links between users", meter.links.clone());
             registry.register("estimate", "Estimated nodes of the overlay", meter.estimate.clone());
             registry.register("stored", "Records taken from peers", meter.stored.clone());
+            registry.register("asked", "Questions for records that were answered", meter.asked.clone());
+            registry.register("questions", "Questions asked of peers", meter.questions.clone());
             registry.register("lookup_seconds", "Time to the first valid answer", meter.lookup_seconds.clone());
-            registry.register("publish_seconds", "Time until read back", meter.publish_seconds.clone());
+            registry.register("publish_seconds", "Time until enough receipts are there", meter.publish_seconds.clone());
             registry.register("refused", "What strangers sent in vain, by reason", meter.refused.clone());
         });
         meter

@@ -5,9 +5,7 @@ use super::actor::Actor;
 use super::address::{ip_of, to_plain};
 use super::behaviour::BehaviourEvent;
 use super::peers::MAX_ADDRESSES;
-use crate::admission::table_has_room;
 use crate::clock::UnixMillis;
-use crate::wire::is_global;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -25,6 +23,7 @@ impl Actor {
         let (now, wall) = (Instant::now(), UnixMillis::now());
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.kad_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Store(event)) => self.store_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Link(event)) => self.link_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                 peer_id,
@@ -53,6 +52,7 @@ impl Actor {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 self.inbound.remove(&connection_id);
                 self.feelers.remove(&connection_id);
+                self.asking_closed(&connection_id);
                 self.processes.closed(peer_id, connection_id);
                 let broke = cause.is_some_and(|cause| !matches!(cause, ConnectionError::KeepAliveTimeout));
                 self.peers.disconnected(&peer_id, broke, now, wall);
@@ -61,6 +61,9 @@ impl Actor {
             SwarmEvent::OutgoingConnectionError { peer_id, error, connection_id } => {
                 self.feelers.remove(&connection_id);
                 self.dial_failed(peer_id, &error);
+                if let Some(peer) = peer_id {
+                    self.asking_dial_failed(&peer, connection_id, now);
+                }
             }
             SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. }
                 if cause.downcast_ref::<Exceeded>().is_some() =>
@@ -107,12 +110,13 @@ impl Actor {
             self.swarm.close_connection(oldest);
         }
         let direct = !endpoint.is_relayed();
+        self.asking_connected(peer, connection, now);
         match endpoint {
             ConnectedPoint::Dialer { address, .. } if direct => {
                 let (address, _) = super::address::split_peer(address.clone());
                 self.dialling.free(&address);
                 self.peers.connected(peer, Some(&address), now, wall);
-                self.admit_if_serving(peer);
+                self.meet(peer, now);
                 if let Some(at) = self.feelers.get_mut(&connection) {
                     *at = now;
                 }
@@ -141,7 +145,7 @@ impl Actor {
         let serves = info.protocols.contains(&self.kad_protocol);
         self.peers.identified(&peer, serves);
         if serves {
-            self.admit_if_serving(peer);
+            self.meet(peer, now);
         } else {
             self.evict(&peer);
         }
@@ -170,64 +174,15 @@ impl Actor {
         }
     }
 
-    /// Puts a server with a verified address into the routing table, if the bounds of its network allow.
-    fn admit_if_serving(&mut self, peer: PeerId) {
-        let Some(addresses) = self.peers.addresses_of_server(&peer) else { return };
-        let now = Instant::now();
-        if self.ledger.shuns(&peer, now) {
-            return;
-        }
-        if !self.peers.is_in_table(&peer) {
-            let bucket = |peer: &PeerId| {
-                kad::KBucketKey::from(*peer).distance(&kad::KBucketKey::from(self.here)).ilog2().unwrap_or(0)
-            };
-            let table = self.peers.in_table().filter_map(|(other, address)| Some((bucket(other), ip_of(address)?)));
-            let capped = addresses.first().and_then(ip_of).filter(|ip| is_global(*ip));
-            let room = capped.is_none_or(|ip| table_has_room(ip, bucket(&peer), table));
-            if !room {
-                self.meter.refuse("table: network has its share".into());
-                return;
-            }
-        }
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        for address in addresses {
-            kad.add_address(&peer, address);
-        }
-    }
-
-    /// Takes a peer out of the routing table.
-    pub(super) fn evict(&mut self, peer: &PeerId) {
-        if self.swarm.behaviour_mut().kad.remove_peer(peer).is_some() {
-            tracing::debug!(%peer, "left the routing table");
-        }
-        self.leaves_table(peer);
-    }
-
-    fn leaves_table(&mut self, peer: &PeerId) {
-        self.peers.set_in_table(peer, false);
-        self.servers.remove(peer);
-        self.upkeep.changed = true;
-    }
-
     fn kad_event(&mut self, event: kad::Event) {
         match event {
             kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { source, connection, record } } => {
                 if let Some(record) = record {
-                    self.offered(source, connection, &record);
+                    // The acknowledgement has left already (K3): who wants to know asks on `store/1`.
+                    let _ = self.take_in(source, connection, "put", record.key.as_ref(), &record.value);
                 }
             }
-            kad::Event::OutboundQueryProgressed { id, result, step, .. } => self.progressed(id, result, step.last),
-            kad::Event::RoutingUpdated { peer, addresses, old_peer, .. } => {
-                let bucket = self.swarm.behaviour_mut().kad.kbucket(peer);
-                // It may have left since this was queued.
-                if bucket.is_some_and(|bucket| bucket.iter().any(|entry| *entry.node.key.preimage() == peer)) {
-                    self.peers.set_in_table(&peer, true);
-                    self.servers.insert(peer);
-                    self.upkeep.changed = true;
-                }
-                if let Some(old) = old_peer {
-                    self.leaves_table(&old);
-                }
+            kad::Event::RoutingUpdated { peer, addresses, .. } => {
                 // kad adds every address that was ever dialled: the oldest go.
                 let surplus = addresses.len().saturating_sub(MAX_ADDRESSES);
                 let old: Vec<Multiaddr> = addresses.iter().take(surplus).cloned().collect();
@@ -237,6 +192,7 @@ impl Actor {
             }
             // Provider records are not kept; the others ask nothing of us.
             kad::Event::InboundRequest { .. }
+            | kad::Event::OutboundQueryProgressed { .. }
             | kad::Event::UnroutablePeer { .. }
             | kad::Event::RoutablePeer { .. }
             | kad::Event::PendingRoutablePeer { .. }

@@ -1,24 +1,45 @@
-//! Publications and lookups in the actor: what they ask is made into kad queries, and what kad finds goes back to them.
+//! Publications, lookups and walks of the actor: the engine says whom to ask, the answers go back to it.
 
-use super::actor::{Actor, Operation};
-use super::ask::{Ask, Purpose};
-use super::behaviour::REPLICATION;
+use super::actor::Actor;
+use super::asking::Asker;
 use super::lookup::Lookup;
-use super::publish::{Around, Publication};
+use super::publish::{Holders, Publication};
 use super::*;
 use crate::clock::UnixMillis;
+use crate::dht::{
+    Answer, Ask, Card, Failure, Observation, Observations, Position, Progress, Published, Seeds, Walk, WalkConfig,
+};
 use crate::ledger::Fact;
-use crate::record::{self, Judge, RecordKey};
-use libp2p::PeerId;
-use libp2p::kad::{self, QueryId, QueryResult, Quorum};
+use crate::record::{self, RecordKey};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Publications and lookups that run at once; more wait in line, and who comes when the line is full is turned away.
 const MAX_RUNNING: usize = 64;
 const MAX_WAITING: usize = 4096;
 
-/// Operations are looked at for what time brings this often at most, however many events the swarm has.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Nodes nearer to a key, from which on an own user's record is not kept here.
+const NEARER: usize = 20;
+
+/// Who waits for time to pass is not woken more often.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// A publication, a lookup or a walk.
+pub(super) enum Operation {
+    Publish(Box<Publication>),
+    Lookup(Box<Lookup>),
+    /// To know who is there.
+    Walk(Box<Tour>),
+}
+
+/// A walk to a place, and what it is worth for the estimate of the overlay's size.
+pub(super) struct Tour {
+    target: Position,
+    walk: Walk,
+    /// The region's radius; only where nobody else could know the place before.
+    measures: Option<f64>,
+}
 
 impl Actor {
     pub(super) fn publish(
@@ -33,275 +54,263 @@ impl Actor {
             let _ = reply.send(Err(PublishError::Invalid(reason)));
             return;
         }
-        for key in &keys {
-            let nearer = self.servers.nearer_than_here(&key.0);
-            if nearer < REPLICATION {
+        self.keep_own(&bundle, &keys, judge.now);
+        self.enqueue(Operation::Publish(Box::new(Publication::new(bundle, keys, Some(reply), now))));
+    }
+
+    /// What is published here and belongs here.
+    fn keep_own(&mut self, bundle: &ValidBundle, keys: &[RecordKey; 4], now: UnixMillis) {
+        for key in keys {
+            if self.table.nearer_than_here(&Position::of_key(key), NEARER) < NEARER {
                 // Full is no failure: it is one copy less.
-                let _ = self.swarm.behaviour_mut().kad.store_mut().keep(*key, bundle.clone(), judge.now);
+                let _ = self.swarm.behaviour_mut().kad.store_mut().keep(*key, bundle.clone(), now);
             }
         }
-        self.enqueue(Operation::Publish(Box::new(Publication::new(bundle, keys, reply, now))));
     }
 
     pub(super) fn lookup(&mut self, who: IdHash, events: mpsc::Sender<LookupEvent>, now: Instant) {
         let keys = record::replica_keys(&self.overlay, &who);
-        self.enqueue(Operation::Lookup(who, Box::new(Lookup::new(keys, events, now))));
+        self.enqueue(Operation::Lookup(Box::new(Lookup::new(who, keys, events, now))));
+    }
+
+    /// Looks who is around a position; what answers enters the table. `measures`: the place is a random one.
+    pub(super) fn walk(&mut self, target: Position, measures: bool, now: Instant) {
+        let (salt, radius) = (self.salt(), self.table.estimate().region());
+        let seeds = self.seeds(&target, salt, now);
+        let walk = Walk::new(target, seeds, radius, WalkConfig::default(), salt, now);
+        let measures = measures.then_some(radius);
+        self.enqueue(Operation::Walk(Box::new(Tour { target, walk, measures })));
     }
 
     fn enqueue(&mut self, operation: Operation) {
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(operation);
-            self.operations_at = Instant::now();
         } else {
             // Its channel closes with it: `Stopped` for the one, the end of events for the other.
             self.meter.refuse("own: too many operations".into());
         }
     }
 
-    /// Everything that is due now, for all operations.
+    /// Answers that came since, new operations, and everything that is due now.
     pub(super) fn operations(&mut self, now: Instant) {
+        while let Some((asker, outcome)) = self.outcomes.pop_front() {
+            self.came(asker, outcome, now);
+        }
+        self.asking_dials(now);
         while self.running.len() < MAX_RUNNING {
             let Some(operation) = self.waiting.pop_front() else { break };
-            self.running.insert(self.next_operation, operation);
+            let id = self.next_operation;
             self.next_operation += 1;
+            self.go_on(id, operation, now);
         }
-        if self.running.is_empty() || now < self.operations_at {
+        if now < self.operations_at {
             return;
         }
-        self.operations_at = now + PAUSE;
-        let around = self.around();
         let ids: Vec<u64> = self.running.keys().copied().collect();
         for id in ids {
-            let Some(mut operation) = self.running.remove(&id) else { continue };
-            let asks = match &mut operation {
-                Operation::Publish(publication) => {
-                    let nearest = |key: &RecordKey| self.servers.nearest(key, REPLICATION);
-                    let mut asks = publication.begin(nearest, around, now);
-                    for (purpose, answers) in self.answers(id) {
-                        if let Purpose::Put(index) = purpose {
-                            publication.acknowledged(index, answers as usize, now);
-                        }
-                    }
-                    asks.extend(publication.tick(around, now));
-                    asks
-                }
-                Operation::Lookup(_, lookup) => {
-                    let local = match lookup.has_begun() {
-                        true => None,
-                        false => lookup.keys.iter().find_map(|key| self.held_now(key)),
-                    };
-                    let mut asks = lookup.begin(around.servers, local, now);
-                    let readings = self.answers(id).filter(|(purpose, _)| matches!(purpose, Purpose::Get(_)));
-                    if lookup.should_stop(readings.map(|(_, answers)| answers).min().unwrap_or(0), now) {
-                        asks.push(Ask::StopReading);
-                    }
-                    asks
-                }
-            };
-            self.perform(id, &operation, asks);
-            if !self.finish_if_over(&mut operation, around, now) {
-                self.running.insert(id, operation);
+            let due = |operation: &Operation| operation.timeout().is_none_or(|at| at <= now) || operation.waits();
+            if self.running.get(&id).is_some_and(due)
+                && let Some(operation) = self.running.remove(&id)
+            {
+                self.go_on(id, operation, now);
             }
         }
+        let next = self.running.values().filter_map(Operation::timeout).min().unwrap_or(now + LONGEST);
+        self.operations_at = next.clamp(now + SHORTEST, now + LONGEST);
     }
 
-    /// Makes asks into queries.
-    fn perform(&mut self, id: u64, operation: &Operation, asks: Vec<Ask>) {
-        for ask in asks {
-            let (keys, bytes) = match operation {
-                Operation::Publish(publication) => (&publication.keys, Some((&publication.bytes, &publication.bundle))),
-                Operation::Lookup(_, lookup) => (&lookup.keys, None),
-            };
-            match ask {
-                Ask::Closest(index) => {
-                    let query = self.swarm.behaviour_mut().kad.get_closest_peers(keys[index].0.to_vec());
-                    self.queries.insert(query, (id, Purpose::Closest(index)));
-                }
-                Ask::Get(index) => {
-                    let query = self.swarm.behaviour_mut().kad.get_record(kad::RecordKey::new(&keys[index].0));
-                    self.queries.insert(query, (id, Purpose::Get(index)));
-                }
-                Ask::Put { index, peers } => {
-                    if let Some((bytes, bundle)) = bytes {
-                        let query = self.put(keys[index], bytes.clone(), bundle.expires_at(), peers);
-                        self.queries.insert(query, (id, Purpose::Put(index)));
-                    }
-                }
-                Ask::StopReading => {
-                    let of_this = |(query, (owner, purpose)): (&QueryId, &(u64, Purpose))| {
-                        (*owner == id && matches!(purpose, Purpose::Get(_))).then_some(*query)
-                    };
-                    let queries: Vec<QueryId> = self.queries.iter().filter_map(of_this).collect();
-                    for query in queries {
-                        if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&query) {
-                            query.finish();
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn put(&mut self, key: RecordKey, value: Vec<u8>, expires: UnixMillis, peers: Vec<PeerId>) -> QueryId {
-        let left = Duration::from_millis(expires.0.saturating_sub(UnixMillis::now().0));
-        let record = kad::Record {
-            key: kad::RecordKey::new(&key.0),
-            value,
-            publisher: None,
-            expires: Instant::now().checked_add(left),
+    fn came(&mut self, asker: Asker, outcome: Result<Answer, Failure>, now: Instant) {
+        let id = match asker {
+            Asker::Request(id, _) | Asker::Step(id, _) => id,
+            Asker::Acquaintance => return,
         };
-        self.swarm.behaviour_mut().kad.put_record_to(record, peers.into_iter(), Quorum::All)
-    }
-
-    /// A query of kad went on or ended.
-    pub(super) fn progressed(&mut self, query: QueryId, result: QueryResult, last: bool) {
-        let now = Instant::now();
-        let purpose = if last { self.queries.remove(&query) } else { self.queries.get(&query).copied() };
-        // Self-lookups and repairs belong to nobody.
-        let Some((id, purpose)) = purpose else { return };
         let Some(mut operation) = self.running.remove(&id) else { return };
-        let around = self.around();
-        let asks = match (&mut operation, purpose, result) {
-            (Operation::Publish(publication), Purpose::Closest(index), QueryResult::GetClosestPeers(found)) => {
-                let found = match found {
-                    Ok(ok) => ok.peers,
-                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
-                };
-                publication.searched(index, found.into_iter().map(|peer| peer.peer_id).collect())
+        self.tell_outcome(&mut operation, asker, outcome, now);
+        self.go_on(id, operation, now);
+    }
+
+    fn tell_outcome(
+        &mut self,
+        operation: &mut Operation,
+        asker: Asker,
+        outcome: Result<Answer, Failure>,
+        now: Instant,
+    ) {
+        let judge = self.judge();
+        match (operation, asker) {
+            (Operation::Lookup(lookup), Asker::Request(_, request)) => match (&mut lookup.engine, outcome) {
+                (Some(engine), Ok(answer)) => engine.answered(request, answer, &judge, now),
+                (Some(engine), Err(why)) => engine.failed(request, why, now),
+                (None, _) => {}
+            },
+            (Operation::Publish(publication), Asker::Request(_, request)) => match (&mut publication.engine, outcome) {
+                (Some(engine), Ok(answer)) => engine.answered(request, answer, &judge, now),
+                (Some(engine), Err(why)) => engine.failed(request, why, now),
+                (None, _) => {}
+            },
+            (Operation::Walk(tour), Asker::Step(_, step)) => match outcome {
+                Ok(Answer::Found { peers, .. }) => tour.walk.answered(step, &peers, now),
+                Ok(Answer::Stored(_)) => tour.walk.failed(step, Failure::Malformed, now),
+                Err(why) => tour.walk.failed(step, why, now),
+            },
+            // An operation asks questions of its own kind only.
+            (Operation::Walk(..), _) | (_, Asker::Step(..) | Asker::Acquaintance) => {}
+        }
+    }
+
+    /// Begins it if that was not done, sends what it wants sent, passes on what it says; keeps it unless it is over.
+    fn go_on(&mut self, id: u64, mut operation: Operation, now: Instant) {
+        self.begin(&mut operation, now);
+        while let Some((asker, to, ask)) = operation.poll(id, now) {
+            if let Err(why) = self.ask(asker, &to, ask, now) {
+                self.tell_outcome(&mut operation, asker, Err(why), now);
             }
-            (Operation::Publish(publication), Purpose::Put(index), QueryResult::PutRecord(_)) => {
-                publication.put(index, now);
-                Vec::new()
-            }
-            (operation, Purpose::Get(index), QueryResult::GetRecord(answer)) => {
-                self.read(operation, index, answer, last, around, now)
-            }
-            // Other pairs do not occur: a query ends as what it began.
-            _ => Vec::new(),
+        }
+        let observations = self.progress(&mut operation, now);
+        self.observe(observations, now);
+        let over = match &operation {
+            Operation::Publish(publication) => publication.is_over(),
+            Operation::Lookup(lookup) => lookup.is_over(),
+            Operation::Walk(tour) => tour.walk.is_over(now),
         };
-        self.perform(id, &operation, asks);
-        if !self.finish_if_over(&mut operation, around, now) {
+        if over {
+            self.ended(operation, now);
+        } else {
+            if let Some(at) = operation.timeout() {
+                self.operations_at = self.operations_at.min(at);
+            }
             self.running.insert(id, operation);
         }
     }
 
-    fn read(
-        &mut self,
-        operation: &mut Operation,
-        index: usize,
-        answer: kad::GetRecordResult,
-        last: bool,
-        around: Around,
-        now: Instant,
-    ) -> Vec<Ask> {
-        match answer {
-            Ok(kad::GetRecordOk::FoundRecord(found)) => {
-                let asks = self.answered(operation, index, found, around, now);
-                debug_assert!(!last);
-                asks
-            }
-            Ok(kad::GetRecordOk::FinishedWithNoAdditionalRecord { cache_candidates }) => {
-                read_ended(operation, index, cache_candidates.into_values().collect(), now)
-            }
-            Err(kad::GetRecordError::NotFound { closest_peers, .. }) => {
-                read_ended(operation, index, closest_peers, now)
-            }
-            Err(kad::GetRecordError::Timeout { .. }) => read_ended(operation, index, Vec::new(), now),
-        }
-    }
-
-    /// One peer gave bytes: judged by themselves, and the peer with them.
-    fn answered(
-        &mut self,
-        operation: &mut Operation,
-        index: usize,
-        found: kad::PeerRecord,
-        around: Around,
-        now: Instant,
-    ) -> Vec<Ask> {
-        let bytes = &found.record.value;
-        let judge = self.judge();
+    /// Operations begin when there is anybody to ask, or nobody is waited for any more.
+    fn begin(&mut self, operation: &mut Operation, now: Instant) {
+        let servers = self.table.len();
         match operation {
-            Operation::Publish(publication) => {
-                let Some(peer) = found.peer else { return Vec::new() };
-                let theirs = if *bytes == publication.bytes {
-                    Ok(publication.bundle.clone())
-                } else {
-                    self.verdict(bytes, &publication.keys[index], &judge, Some(peer), now)
-                };
-                match theirs {
-                    Ok(theirs) => publication.read(peer, &theirs, around, now),
-                    Err(_) => Vec::new(),
+            Operation::Lookup(lookup) if lookup.engine.is_none() => {
+                let local = lookup.keys.iter().find_map(|key| self.held_now(key));
+                if servers == 0 && local.is_none() && lookup.waits(now) {
+                    return;
                 }
+                let (salt, radius) = (self.salt(), self.table.estimate().region());
+                let seeds = lookup.keys.map(|key| self.seeds(&Position::of_key(&key), salt, now));
+                lookup.begin(seeds, radius, salt, local, now);
             }
-            Operation::Lookup(who, lookup) => {
-                let verdict = lookup
-                    .judged(bytes)
-                    .unwrap_or_else(|| self.verdict(bytes, &lookup.keys[index], &judge, found.peer, now));
-                if let Ok(bundle) = &verdict {
-                    self.swarm.behaviour_mut().link.set_pin(*who, bundle.pin());
+            Operation::Publish(publication) if publication.engine.is_none() && !publication.is_over() => {
+                if servers == 0 {
+                    let served_here = self.upkeep.server && self.peers.connected_count() > 0;
+                    publication.alone(served_here, now);
+                    return;
                 }
-                lookup.answered(index, found.peer, bytes, verdict, now);
-                Vec::new()
+                let (salt, radius) = (self.salt(), self.table.estimate().region());
+                let seeds = publication.keys.map(|key| self.seeds(&Position::of_key(&key), salt, now));
+                let (holders, walk) = self.remembered.recall(&publication.bundle.id(), now);
+                publication.begin(holders, seeds, radius, walk, salt, now);
             }
+            Operation::Lookup(_) | Operation::Publish(_) | Operation::Walk(..) => {}
         }
     }
 
-    /// Judges an answer and notes the peer that gave it.
-    fn verdict(
-        &mut self,
-        bytes: &[u8],
-        key: &RecordKey,
-        judge: &Judge,
-        peer: Option<PeerId>,
-        now: Instant,
-    ) -> Result<ValidBundle, RejectReason> {
-        let verdict = record::validate(bytes, key, judge, None);
-        if let Some(peer) = peer {
-            match &verdict {
-                Ok(_) => self.ledger.note(peer, Fact::Useful, now),
-                Err(reason) => self.note_refusal(peer, "answer", *reason, now),
-            }
-        }
-        verdict
-    }
-
-    fn finish_if_over(&mut self, operation: &mut Operation, around: Around, now: Instant) -> bool {
+    fn progress(&mut self, operation: &mut Operation, now: Instant) -> Observations {
         match operation {
-            Operation::Publish(publication) => {
-                if !publication.is_over() {
-                    return false;
+            Operation::Lookup(lookup) => {
+                let mut observations = Vec::new();
+                while let Some(engine) = &mut lookup.engine {
+                    observations.extend(engine.take_observations());
+                    match engine.poll_progress() {
+                        Some(Progress::Found(bundle)) => {
+                            self.swarm.behaviour_mut().link.set_pin(lookup.who, bundle.pin());
+                            lookup.found(bundle, now);
+                        }
+                        Some(Progress::Done(outcome)) => {
+                            outcome.refused.values().for_each(|why| self.meter.refuse(format!("answer: {why}")));
+                            lookup.done(outcome, now);
+                        }
+                        None => break,
+                    }
                 }
-                if publication.succeeded(around) {
-                    self.meter.publish_seconds.observe(publication.elapsed(now).as_secs_f64());
-                }
-                true
+                observations
             }
-            Operation::Lookup(who, lookup) => {
-                if !lookup.is_over() {
-                    return false;
+            Operation::Publish(publication) => {
+                let mut observations = Vec::new();
+                while let Some(engine) = &mut publication.engine {
+                    observations.extend(engine.take_observations());
+                    match engine.poll_progress() {
+                        Some(Published::Good { .. }) => {
+                            let copies = distinct(engine.holders());
+                            publication.answer(Ok(copies), now);
+                        }
+                        Some(Published::Newer(newer)) => publication.newer(newer),
+                        Some(Published::Done { good, copies, wanted, .. }) => {
+                            let result = if good { Ok(copies) } else { Err(PublishError::TooFew { copies, wanted }) };
+                            publication.done(result, now);
+                        }
+                        None => break,
+                    }
                 }
+                observations
+            }
+            Operation::Walk(tour) => tour.walk.take_observations(),
+        }
+    }
+
+    fn ended(&mut self, operation: Operation, now: Instant) {
+        match operation {
+            Operation::Publish(mut publication) => {
+                if publication.was_good() {
+                    self.meter.publish_seconds.observe(publication.took().as_secs_f64());
+                }
+                if let Some(engine) = &publication.engine {
+                    let id = publication.bundle.id();
+                    match publication.was_good() {
+                        true => self.remembered.keep(id, engine.holders().clone(), publication.walked(), now),
+                        false => self.remembered.forget(&id),
+                    }
+                }
+                if let Some(next) = publication.successor() {
+                    self.keep_own(&next.bundle, &next.keys, UnixMillis::now());
+                    self.enqueue(Operation::Publish(Box::new(next)));
+                }
+            }
+            Operation::Lookup(lookup) => {
                 if let Some(after) = lookup.first_valid_after() {
                     self.meter.lookup_seconds.observe(after.as_secs_f64());
                 }
-                if let Some((bundle, repairs)) = lookup.finish(*who, now) {
-                    let bytes = bundle.encode();
-                    for repair in repairs {
-                        if let Ask::Put { index, peers } = repair {
-                            self.put(lookup.keys[index], bytes.clone(), bundle.expires_at(), peers);
-                        }
-                    }
+            }
+            Operation::Walk(tour) => {
+                if let Some(radius) = tour.measures {
+                    self.table.observed(tour.walk.region(), radius);
                 }
-                true
+                self.upkeep.changed = true;
             }
         }
     }
 
-    /// The queries of an operation that still run: what each is for, and how many servers have answered it.
-    fn answers(&self, id: u64) -> impl Iterator<Item = (Purpose, u32)> {
-        let kad = &self.swarm.behaviour().kad;
-        let of_this = self.queries.iter().filter(move |(_, (owner, _))| *owner == id);
-        of_this.filter_map(|(query, (_, purpose))| Some((*purpose, kad.query(query)?.stats().num_successes())))
+    /// Facts that the engine saw go to the ledger.
+    fn observe(&mut self, observations: Observations, now: Instant) {
+        for (node, observation) in observations {
+            let Some(peer) = super::address::peer_named(&node) else { continue };
+            let fact = match observation {
+                Observation::Useful => Fact::Useful,
+                Observation::Silent => Fact::Late,
+                Observation::Ghosts => Fact::Refused,
+                Observation::Forged | Observation::Broken => Fact::Forged,
+            };
+            self.ledger.note(peer, fact, now);
+            if fact == Fact::Forged && self.ledger.shuns(&peer, now) {
+                self.evict(&peer);
+            }
+        }
+    }
+
+    fn seeds(&self, target: &Position, salt: u64, now: Instant) -> Seeds {
+        let shunned =
+            |node: &NodeKey| super::address::peer_named(node).is_none_or(|peer| self.ledger.shuns(&peer, now));
+        self.table.seeds(target, salt, &shunned)
+    }
+
+    pub(super) fn salt(&self) -> u64 {
+        u64::from_be_bytes(crate::identity::random())
     }
 
     fn held_now(&mut self, key: &RecordKey) -> Option<ValidBundle> {
@@ -309,20 +318,40 @@ impl Actor {
         let held = self.swarm.behaviour_mut().kad.store_mut().held(key)?;
         (held.expires_at() > now).then(|| held.clone())
     }
+}
 
-    pub(super) fn around(&mut self) -> Around {
-        let server = self.upkeep.server;
-        let servers = self.servers.len();
-        Around { servers, served_here: server && self.peers.connected_count() > 0 }
+impl Operation {
+    fn poll(&mut self, id: u64, now: Instant) -> Option<(Asker, Arc<Card>, Ask)> {
+        let request = match self {
+            Operation::Lookup(lookup) => lookup.engine.as_mut()?.poll_request(now),
+            Operation::Publish(publication) => publication.engine.as_mut()?.poll_request(now),
+            Operation::Walk(tour) => {
+                let step = tour.walk.poll(now)?;
+                return Some((Asker::Step(id, step.id), step.to, Ask::Find(tour.target)));
+            }
+        }?;
+        Some((Asker::Request(id, request.id), request.to, request.ask))
+    }
+
+    /// Not begun, for want of somebody to ask.
+    fn waits(&self) -> bool {
+        match self {
+            Operation::Lookup(lookup) => lookup.engine.is_none(),
+            Operation::Publish(publication) => publication.engine.is_none(),
+            Operation::Walk(_) => false,
+        }
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        match self {
+            Operation::Lookup(lookup) => lookup.timeout(),
+            Operation::Publish(publication) => publication.timeout(),
+            Operation::Walk(tour) => tour.walk.poll_timeout(),
+        }
     }
 }
 
-fn read_ended(operation: &mut Operation, index: usize, without: Vec<PeerId>, now: Instant) -> Vec<Ask> {
-    match operation {
-        Operation::Publish(publication) => publication.read_ended(index, without, now),
-        Operation::Lookup(_, lookup) => {
-            lookup.read_ended(index, without);
-            Vec::new()
-        }
-    }
+/// Nodes that gave receipts, each once however many keys it keeps.
+fn distinct(holders: &Holders) -> usize {
+    holders.iter().flatten().map(|card| card.node).collect::<std::collections::HashSet<_>>().len()
 }

@@ -116,6 +116,21 @@ impl Peers {
         Some(known.verified.clone())
     }
 
+    /// Whether to dial a peer now at addresses that it says it has, because none of them is verified.
+    pub(super) fn may_feel(&mut self, peer: &PeerId, now: Instant) -> bool {
+        let Some(known) = self.known.get_mut(peer) else { return false };
+        let recent = known.dialled_back_at.is_some_and(|at| now.saturating_duration_since(at) < DIAL_BACK_AGAIN);
+        if !recent {
+            known.dialled_back_at = Some(now);
+        }
+        !recent
+    }
+
+    /// Peers that count as being in the table.
+    pub(super) fn listed(&self) -> Vec<PeerId> {
+        self.known.iter().filter(|(_, known)| known.in_table).map(|(peer, _)| *peer).collect()
+    }
+
     pub(super) fn is_in_table(&self, peer: &PeerId) -> bool {
         self.known.get(peer).is_some_and(|known| known.in_table)
     }

@@ -1,252 +1,263 @@
-//! One publication: put at the nearest known servers of all four replica keys at once, and at nearer ones as they are
-//! found; then read back, because a put that kad acknowledged proves nothing (PITFALLS 1). Sans-IO: answers come in,
-//! [`Ask`]s go out.
+//! One publication for somebody who waits: the engine's, with the answer that its caller gets; and who kept what last
+//! time, for refreshes that need no search.
 
-use super::ask::Ask;
-use super::behaviour::REPLICATION;
 use super::{PublishError, PublishReport};
+use crate::dht::{self, Card, Seeds, WalkConfig};
 use crate::record::{RecordKey, ValidBundle};
-use libp2p::PeerId;
-use std::collections::HashSet;
+use crate::uri::IdHash;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-
-/// Copies that make a publication good, if there are as many other nodes (FORMATS "Decisions for the first day").
-pub(super) const WANTED: usize = 3;
-
-/// A reading begins when enough peers acknowledged, when a put ended, or after this time: one dead peer makes a put last
-/// for seconds.
-const FIRST_READ: Duration = Duration::from_millis(300);
-
-/// One reading at a time is enough while they are fast; behind one that is slower than this another begins.
-const SLOW_READ: Duration = Duration::from_millis(300);
-
-/// Pause before reading again, doubled each time.
-const READ_AGAIN: Duration = Duration::from_millis(150);
-
-/// Readings of each key at most.
-const MAX_READS: u8 = 5;
-
-/// The whole publication: what kad's slowest query may take.
-const DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long a node that knows nobody yet waits for its first peer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-#[derive(Default)]
-struct Replica {
-    /// Peers that were sent the record.
-    sent: HashSet<PeerId>,
-    /// Queries of each kind that run.
-    puts: usize,
-    searching: bool,
-    reading: Option<Instant>,
-    reads: u8,
-    read_at: Option<Instant>,
-}
+/// A search is made at least this often (SECURITY "cheap refresh").
+const SEARCH_AGAIN: Duration = Duration::from_secs(3_600);
+
+/// Users whose holders are remembered: of a gateway.
+const MAX_USERS: usize = 4_096;
+
+pub(super) type Holders = [Vec<Arc<Card>>; 4];
 
 pub(super) struct Publication {
     pub(super) bundle: ValidBundle,
-    pub(super) bytes: Vec<u8>,
     pub(super) keys: [RecordKey; 4],
+    /// Once it has begun.
+    pub(super) engine: Option<Box<dht::Publish>>,
     started: Instant,
-    begun: bool,
-    replicas: [Replica; 4],
-    holders: HashSet<PeerId>,
     reply: Option<oneshot::Sender<Result<PublishReport, PublishError>>>,
-}
-
-/// What a publication needs to know of the overlay now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Around {
-    /// Servers known.
-    pub(super) servers: usize,
-    /// This node keeps the record itself, and somebody is connected to ask it.
-    pub(super) served_here: bool,
+    answered: Option<Duration>,
+    newer: Option<ValidBundle>,
+    /// Of another publication, which found something newer.
+    consequence: bool,
+    walked: bool,
+    /// The engine's last word: good or not.
+    done: Option<bool>,
 }
 
 impl Publication {
+    /// Without `reply`: nobody waits.
     pub(super) fn new(
         bundle: ValidBundle,
         keys: [RecordKey; 4],
-        reply: oneshot::Sender<Result<PublishReport, PublishError>>,
+        reply: Option<oneshot::Sender<Result<PublishReport, PublishError>>>,
         now: Instant,
     ) -> Self {
         Self {
-            bytes: bundle.encode(),
             bundle,
             keys,
+            engine: None,
             started: now,
-            begun: false,
-            replicas: Default::default(),
-            holders: HashSet::new(),
-            reply: Some(reply),
+            consequence: false,
+            reply,
+            answered: None,
+            newer: None,
+            walked: false,
+            done: None,
         }
     }
 
-    /// Begins as soon as there is anybody to store at. `nearest` are known servers, nearest first, for each key.
+    /// Nobody is there to store at. `served_here`: this node keeps the record itself, and somebody may ask it.
+    pub(super) fn alone(&mut self, served_here: bool, now: Instant) {
+        if served_here {
+            // Two nodes, and this is the one that keeps records: done.
+            self.answer(Ok(0), now);
+            self.done = Some(true);
+        } else if now >= self.started + PATIENCE {
+            self.answer(Err(PublishError::Alone), now);
+            self.done = Some(false);
+        }
+    }
+
     pub(super) fn begin(
         &mut self,
-        nearest: impl Fn(&RecordKey) -> Vec<PeerId>,
-        around: Around,
+        holders: Holders,
+        seeds: [Seeds; 4],
+        radius_fraction: f64,
+        walk: bool,
+        salt: u64,
         now: Instant,
-    ) -> Vec<Ask> {
-        if self.begun {
-            return Vec::new();
-        }
-        if around.servers == 0 {
-            if around.served_here {
-                // Two nodes, and this is the one that keeps records: done.
-                self.begun = true;
-                self.answer(Ok(()), now);
-            } else if now >= self.started + PATIENCE {
-                self.begun = true;
-                self.answer(Err(PublishError::Alone), now);
-            }
-            return Vec::new();
-        }
-        self.begun = true;
-        let mut asks = Vec::new();
-        for index in 0..self.keys.len() {
-            let peers = nearest(&self.keys[index]);
-            asks.extend(self.send(index, peers));
-            self.replicas[index].read_at = Some(now + FIRST_READ);
-        }
-        // A table with room left knows everybody who would be found.
-        if around.servers >= REPLICATION {
-            asks.push(self.search(0));
-        }
-        asks
+    ) {
+        self.walked = walk;
+        self.engine = Some(Box::new(dht::Publish::new(
+            self.bundle.clone(),
+            self.keys,
+            holders,
+            seeds,
+            radius_fraction,
+            walk,
+            WalkConfig::default(),
+            salt,
+            now,
+        )));
     }
 
-    /// Searches run one after the other: they only improve on what was sent already.
-    fn search(&mut self, index: usize) -> Ask {
-        self.replicas[index].searching = true;
-        Ask::Closest(index)
-    }
-
-    fn send(&mut self, index: usize, peers: Vec<PeerId>) -> Option<Ask> {
-        let replica = &mut self.replicas[index];
-        let peers: Vec<PeerId> = peers.into_iter().filter(|peer| replica.sent.insert(*peer)).collect();
-        if peers.is_empty() {
-            return None;
-        }
-        replica.puts += 1;
-        Some(Ask::Put { index, peers })
-    }
-
-    /// The search for the nearest servers of a key ended.
-    pub(super) fn searched(&mut self, index: usize, peers: Vec<PeerId>) -> Vec<Ask> {
-        self.replicas[index].searching = false;
-        let next = (index + 1 < self.replicas.len()).then(|| self.search(index + 1));
-        self.send(index, peers).into_iter().chain(next).collect()
-    }
-
-    /// So many peers acknowledged a put that still runs. That is not believed either, but worth asking now.
-    pub(super) fn acknowledged(&mut self, index: usize, peers: usize, now: Instant) {
-        let replica = &mut self.replicas[index];
-        if peers >= WANTED && replica.reads == 0 && replica.read_at.is_some_and(|at| at > now) {
-            replica.read_at = Some(now);
-        }
-    }
-
-    /// A put came to its end; how is not believed.
-    pub(super) fn put(&mut self, index: usize, now: Instant) {
-        let replica = &mut self.replicas[index];
-        replica.puts = replica.puts.saturating_sub(1);
-        if replica.reads == 0 {
-            replica.read_at = Some(now);
-        }
-    }
-
-    /// A peer answered a reading with a valid bundle.
-    pub(super) fn read(&mut self, peer: PeerId, theirs: &ValidBundle, around: Around, now: Instant) -> Vec<Ask> {
-        let fresh_enough = *theirs == self.bundle || theirs.merge(&self.bundle) == *theirs;
-        if fresh_enough
-            && self.holders.insert(peer)
-            && self.holders.len() >= self.wanted(around)
-            && self.reply.is_some()
-        {
-            self.answer(Ok(()), now);
-            return vec![Ask::StopReading];
-        }
-        Vec::new()
-    }
-
-    /// A reading ended. `without` are peers that answered that they have nothing.
-    pub(super) fn read_ended(&mut self, index: usize, without: Vec<PeerId>, now: Instant) -> Vec<Ask> {
-        let replica = &mut self.replicas[index];
-        replica.reading = None;
-        if self.reply.is_none() || replica.reads >= MAX_READS {
-            return Vec::new();
-        }
-        replica.read_at = Some(now + READ_AGAIN * (1 << replica.reads.min(6)));
-        if replica.reads < 2 {
-            return Vec::new();
-        }
-        // Asked twice, and still not there: send it again.
-        for peer in &without {
-            replica.sent.remove(peer);
-        }
-        self.send(index, without).into_iter().collect()
-    }
-
-    /// Time passes.
-    pub(super) fn tick(&mut self, around: Around, now: Instant) -> Vec<Ask> {
-        if self.reply.is_none() || !self.begun {
-            return Vec::new();
-        }
-        let mut asks = Vec::new();
-        let fast = |r: &Replica| r.reading.is_some_and(|since| now < since + SLOW_READ);
-        if !self.replicas.iter().any(fast) {
-            let due = |r: &Replica| r.read_at.is_some_and(|at| at <= now) && r.reading.is_none() && r.reads < MAX_READS;
-            let next = (0..self.replicas.len()).filter(|index| due(&self.replicas[*index]));
-            if let Some(index) = next.min_by_key(|index| self.replicas[*index].reads) {
-                let replica = &mut self.replicas[index];
-                (replica.read_at, replica.reading) = (None, Some(now));
-                replica.reads += 1;
-                asks.push(Ask::Get(index));
-            }
-        }
-        let idle = |r: &Replica| {
-            r.reading.is_none() && !r.searching && r.puts == 0 && (r.reads >= MAX_READS || r.read_at.is_none())
-        };
-        if now >= self.started + DEADLINE || self.replicas.iter().all(idle) {
-            let (copies, wanted) = (self.holders.len(), self.wanted(around));
-            let result = if copies >= wanted { Ok(()) } else { Err(PublishError::TooFew { copies, wanted }) };
-            self.answer(result, now);
-            asks.push(Ask::StopReading);
-        }
-        asks
-    }
-
-    /// At least one peer where there is any; what was seen holding it counts as existing.
-    fn wanted(&self, around: Around) -> usize {
-        WANTED.min(around.servers.max(self.holders.len())).max(1)
-    }
-
-    fn answer(&mut self, result: Result<(), PublishError>, now: Instant) {
-        let took = now.saturating_duration_since(self.started).as_millis();
-        let report = PublishReport { copies: self.holders.len(), took_ms: u64::try_from(took).unwrap_or(u64::MAX) };
+    /// Tells who waits, once.
+    pub(super) fn answer(&mut self, result: Result<usize, PublishError>, now: Instant) {
+        let took = now.saturating_duration_since(self.started);
+        self.answered.get_or_insert(took);
         if let Some(reply) = self.reply.take() {
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             // Who dropped the future does not want to know.
-            let _ = reply.send(result.map(|()| report));
+            let _ = reply.send(result.map(|copies| PublishReport { copies, took_ms }));
         }
     }
 
-    pub(super) fn succeeded(&self, around: Around) -> bool {
-        self.reply.is_none() && self.holders.len() >= self.wanted(around)
+    /// A holder has something that this is not.
+    pub(super) fn newer(&mut self, newer: ValidBundle) {
+        let known = self.newer.as_ref().unwrap_or(&self.bundle);
+        let merged = known.merge(&newer);
+        if merged != self.bundle {
+            self.newer = Some(merged);
+        }
     }
 
-    pub(super) fn elapsed(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.started)
+    /// What is to be published after this one, because somebody had more of this user: once more, with all of it. Who
+    /// still waits, waits for that. `None` after one that was such a consequence itself.
+    pub(super) fn successor(&mut self) -> Option<Self> {
+        let merged = self.newer.take().filter(|_| !self.consequence)?;
+        let next = Self::new(merged, self.keys, self.reply.take(), self.started);
+        Some(Self { consequence: true, ..next })
     }
 
-    /// Nothing runs for it any more and the answer is given.
+    /// The engine's last word.
+    pub(super) fn done(&mut self, result: Result<usize, PublishError>, now: Instant) {
+        self.done = Some(result.is_ok());
+        if result.is_ok() || self.newer.is_none() || self.consequence {
+            self.answer(result, now);
+        }
+    }
+
+    pub(super) fn was_good(&self) -> bool {
+        self.done == Some(true)
+    }
+
+    /// From the start to the answer.
+    pub(super) fn took(&self) -> Duration {
+        self.answered.unwrap_or_default()
+    }
+
+    /// It searched, and was good.
+    pub(super) fn walked(&self) -> bool {
+        self.walked && self.was_good()
+    }
+
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        match &self.engine {
+            Some(engine) => engine.poll_timeout(),
+            None => Some(self.started + PATIENCE),
+        }
+    }
+
     pub(super) fn is_over(&self) -> bool {
-        self.reply.is_none() && self.replicas.iter().all(|r| r.reading.is_none() && !r.searching && r.puts == 0)
+        self.done.is_some() && self.engine.as_ref().is_none_or(|engine| engine.is_over())
+    }
+}
+
+/// Who gave receipts for whose record.
+#[derive(Default)]
+pub(super) struct Remembered {
+    users: HashMap<IdHash, (Holders, Instant)>,
+}
+
+impl Remembered {
+    /// Whom to send a refresh to at once, and whether to search as well.
+    pub(super) fn recall(&self, user: &IdHash, now: Instant) -> (Holders, bool) {
+        match self.users.get(user) {
+            Some((holders, searched)) => (holders.clone(), now.saturating_duration_since(*searched) >= SEARCH_AGAIN),
+            None => (Holders::default(), true),
+        }
+    }
+
+    /// After a publication. `searched`: it was a full one, and good.
+    pub(super) fn keep(&mut self, user: IdHash, holders: Holders, searched: bool, now: Instant) {
+        match self.users.get_mut(&user) {
+            Some((held, at)) => {
+                *held = holders;
+                *at = if searched { now } else { *at };
+            }
+            None if !searched => {}
+            None => {
+                if self.users.len() >= MAX_USERS
+                    && let Some(oldest) = self.users.iter().min_by_key(|(_, (_, at))| *at).map(|(user, _)| *user)
+                {
+                    self.users.remove(&oldest);
+                }
+                self.users.insert(user, (holders, now));
+            }
+        }
+    }
+
+    /// A refresh that was not good: the next one searches.
+    pub(super) fn forget(&mut self, user: &IdHash) {
+        self.users.remove(user);
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::overlay::sample::Person;
+
+    fn publication(now: Instant) -> (Publication, oneshot::Receiver<Result<PublishReport, PublishError>>) {
+        let person = Person::new();
+        let (reply, answer) = oneshot::channel();
+        (Publication::new(person.bundle(1), person.keys(), Some(reply), now), answer)
+    }
+
+    #[test]
+    fn alone_is_said_after_three_seconds_and_kept_here_is_good() {
+        let now = Instant::now();
+        let (mut alone, mut answer) = publication(now);
+        alone.alone(false, now);
+        assert!(!alone.is_over() && answer.try_recv().is_err());
+        alone.alone(false, now + PATIENCE);
+        assert!(alone.is_over() && !alone.was_good());
+        assert!(matches!(answer.try_recv(), Ok(Err(PublishError::Alone))));
+        let (mut kept, mut answer) = publication(now);
+        kept.alone(true, now);
+        assert!(kept.is_over() && kept.was_good() && answer.try_recv().unwrap().is_ok());
+    }
+
+    #[test]
+    fn something_newer_is_published_once_more_with_whoever_waits() {
+        let (now, person) = (Instant::now(), Person::new());
+        let (reply, mut answer) = oneshot::channel();
+        let mut first = Publication::new(person.bundle(1), person.keys(), Some(reply), now);
+        first.newer(person.bundle(1));
+        assert!(first.newer.is_none(), "that is the same");
+        first.newer(person.bundle(2));
+        first.done(Err(PublishError::TooFew { copies: 0, wanted: 3 }), now);
+        assert!(answer.try_recv().is_err(), "not the last word");
+        let mut next = first.successor().unwrap();
+        assert_eq!(next.bundle, person.bundle(2));
+        next.newer(person.bundle(3));
+        next.done(Ok(3), now);
+        assert!(answer.try_recv().unwrap().is_ok());
+        assert!(next.successor().is_none(), "not for ever");
+    }
+
+    #[test]
+    fn holders_are_remembered_and_searched_for_each_hour() {
+        let (now, mut all, person) = (Instant::now(), Remembered::default(), Person::new());
+        let user = person.user.id;
+        assert!(all.recall(&user, now).1);
+        all.keep(user, Holders::default(), true, now);
+        assert!(!all.recall(&user, now + SEARCH_AGAIN / 2).1);
+        all.keep(user, Holders::default(), false, now + SEARCH_AGAIN / 2);
+        assert!(all.recall(&user, now + SEARCH_AGAIN).1, "the refresh was no search");
+        all.forget(&user);
+        assert!(all.recall(&user, now).1);
+        for n in 0..MAX_USERS + 10 {
+            all.keep(
+                IdHash(user.0.map(|b| b.wrapping_add(n as u8).wrapping_mul(1 + (n >> 8) as u8))),
+                Holders::default(),
+                true,
+                now,
+            );
+        }
+        assert!(all.users.len() <= MAX_USERS);
+    }
+}

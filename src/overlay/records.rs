@@ -3,6 +3,7 @@
 
 use crate::clock::UnixMillis;
 use crate::record::{self, Judge, RecordKey, RejectReason, ValidBundle};
+use bytes::Bytes;
 use libp2p::PeerId;
 use libp2p::kad::{ProviderRecord, Record, RecordKey as KadKey, store};
 use sha2::{Digest, Sha256};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Nodes of ours that are nearer to a key, from which on the record is none of our business: twice the replication
 /// factor, so that tables that differ do not refuse an honest publisher.
-const NEARER_IS_NOT_MINE: usize = 40;
+pub(super) const NEARER_IS_NOT_MINE: usize = 40;
 
 /// Writes that wait for the store at most; more are dropped, as the publisher's refresh brings them again.
 const MAX_WRITES: usize = 4096;
@@ -93,6 +94,12 @@ impl Records {
 
     pub(super) fn held(&self, key: &RecordKey) -> Option<&ValidBundle> {
         self.held.get(&key.0).map(|held| &held.bundle)
+    }
+
+    /// What is served under a key at `now`.
+    pub(super) fn bytes_of(&self, key: &RecordKey, now: UnixMillis) -> Option<Bytes> {
+        let held = self.held.get(&key.0)?;
+        (held.bundle.expires_at() > now).then(|| Bytes::copy_from_slice(&held.bytes))
     }
 
     /// Judges bytes that a peer wants kept. `nearer`: how many known servers are nearer to the key than this node.

@@ -2,16 +2,18 @@
 
 use super::actor::Actor;
 use super::address::{self, to_plain};
+use super::answering::Answering;
 use super::behaviour::{Behaviour, protocol};
+use super::cards::Cards;
 use super::dialling::Dialling;
 use super::intake::Intake;
 use super::meter::Meter;
 use super::peers::{self, MAX_CACHED};
 use super::records::{Records, Write};
-use super::servers::Servers;
 use super::upkeep::Upkeep;
 use super::*;
 use crate::clock::UnixMillis;
+use crate::dht::{Pace, Position, Voice};
 use crate::reachability::Transport;
 use crate::record::{self, Judge, RecordKey};
 use crate::store::Table;
@@ -80,10 +82,17 @@ impl Overlay {
         tokio::task::spawn_blocking(move || load(&loading, max_records, &judge, &loads));
         let now = Instant::now();
         let server = config.server.unwrap_or(false);
+        let node = config.secret.public();
+        let position = Position::of_node(&node);
+        let mut table = crate::dht::Table::new(position);
+        table.set_pace(if server { Pace::Server } else { Pace::Client });
         let mut actor = Actor {
             kad_protocol: protocol(&config, "kad/1"),
             swarm,
             here,
+            secret: config.secret.clone(),
+            node,
+            position,
             overlay: config.overlay,
             scope: config.scope,
             forced_server: config.server,
@@ -97,7 +106,14 @@ impl Overlay {
             loaded,
             dialling,
             peers: Default::default(),
-            servers: Servers::new(&here),
+            table,
+            cards: Cards::new(config.overlay, config.scope),
+            card: None,
+            voice: Voice::new(&config.secret, config.overlay, crate::identity::random()),
+            answering: Answering::new(now),
+            asking: Default::default(),
+            outcomes: Default::default(),
+            remembered: Default::default(),
             processes: Default::default(),
             ledger: Default::default(),
             intake: Intake::new(now),
@@ -111,7 +127,6 @@ impl Overlay {
             waiting: Default::default(),
             next_operation: 0,
             operations_at: now,
-            queries: Default::default(),
             connecting: Default::default(),
             feelers: Default::default(),
             upkeep: Upkeep::new(server, cached_peers(&store), now),
@@ -119,7 +134,6 @@ impl Overlay {
         };
         actor.first_view();
         tokio::spawn(actor.run());
-        let node = config.secret.public();
         let handle = Overlay { node, commands, publishable: publishable_receiver, status: status_receiver };
         Ok((handle, event_receiver))
     }

@@ -1,10 +1,12 @@
 //! What is done from time to time: joining and staying joined, probing, the DHT mode, the cache of peers, the status.
 
 use super::actor::Actor;
-use super::address::to_multiaddr;
+use super::address::{node_of, to_multiaddr};
+use super::asking::Asker;
 use super::peers::{self, Cached, MAX_CACHED};
-use super::{OverlayEvent, OverlayStatus, estimate};
+use super::{OverlayEvent, OverlayStatus};
 use crate::clock::UnixMillis;
+use crate::dht::{Ask, Pace};
 use crate::reachability;
 use crate::store::{Store, Table};
 use crate::wire::{AddressScope, is_global};
@@ -17,10 +19,15 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_millis(100);
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Self-lookups (FORMATS "Decisions for the first day"), and while there are few peers.
-const SELF_LOOKUP: Duration = Duration::from_secs(300);
-const SELF_LOOKUP_FEW: Duration = Duration::from_secs(30);
+/// Walks to the own position and to a far corner: at once when the first server is known, then after 1 s, doubling up to
+/// 5 minutes, or less while there are few.
+const WALK_FIRST: Duration = Duration::from_secs(1);
+const WALK_MOST: Duration = Duration::from_secs(300);
+const WALK_FEW: Duration = Duration::from_secs(30);
 const FEW: usize = 4;
+
+/// Servers probed in one round.
+const MAX_PROBES: usize = 4;
 
 /// Bootstrap nodes are dialled again while nobody is connected: after 2 s, doubling up to a minute.
 const BOOTSTRAP_FIRST: Duration = Duration::from_secs(2);
@@ -52,7 +59,8 @@ pub(super) struct Upkeep {
     cached: VecDeque<Cached>,
     shown_at: Instant,
     round_at: Instant,
-    self_lookup_at: Instant,
+    walk_at: Option<Instant>,
+    walk_pause: Duration,
     bootstrap_at: Instant,
     bootstrap_pause: Duration,
     housekeeping_at: Instant,
@@ -70,7 +78,8 @@ impl Upkeep {
             cached: peers::order(cached).into(),
             shown_at: now,
             round_at: now,
-            self_lookup_at: now + SELF_LOOKUP_FEW,
+            walk_at: None,
+            walk_pause: WALK_FIRST,
             bootstrap_at: now,
             bootstrap_pause: BOOTSTRAP_FIRST,
             housekeeping_at: now + HOUSEKEEPING,
@@ -128,21 +137,49 @@ impl Actor {
                 self.swarm.close_connection(connection);
             }
         }
-        if now >= self.upkeep.self_lookup_at {
-            let pause = if self.servers.len() < FEW { SELF_LOOKUP_FEW } else { SELF_LOOKUP };
-            self.upkeep.self_lookup_at = now + pause;
-            if self.servers.len() > 0 {
-                let here = self.here;
-                let kad = &mut self.swarm.behaviour_mut().kad;
-                kad.get_closest_peers(here);
-                // A far corner too, or the table knows the neighbourhood only.
-                kad.get_closest_peers(PeerId::random());
-            }
-        }
+        self.walks(now);
+        self.asking_round(now);
+        self.probe_table(now);
         if now >= self.upkeep.housekeeping_at {
             self.upkeep.housekeeping_at = now + HOUSEKEEPING;
             self.swarm.behaviour_mut().kad.store_mut().expire(UnixMillis::now());
             self.save_peers();
+        }
+    }
+
+    /// Looks around from time to time.
+    pub(super) fn walks(&mut self, now: Instant) {
+        if self.table.is_empty() {
+            self.upkeep.walk_at = None;
+            return;
+        }
+        match self.upkeep.walk_at {
+            None => self.upkeep.walk_pause = WALK_FIRST,
+            Some(at) if now < at => return,
+            Some(_) => {
+                // Far corners too, or the table knows the neighbourhood only.
+                let salt = self.salt();
+                self.walk(self.table.refresh_target(salt), salt % 2 == 0, now);
+            }
+        }
+        self.walk(self.position, false, now);
+        let most = if self.table.len() < FEW { WALK_FEW } else { WALK_MOST };
+        let pause = self.upkeep.walk_pause.min(most);
+        self.upkeep.walk_at = Some(now + pause);
+        self.upkeep.walk_pause = (pause * 2).min(most);
+    }
+
+    /// Asks servers whose turn it is whether they are there, and takes out of kad's buckets who left the table.
+    fn probe_table(&mut self, now: Instant) {
+        for card in self.table.probes(UnixMillis::now(), MAX_PROBES) {
+            if self.ask(Asker::Acquaintance, &card, Ask::Find(self.position), now).is_err() {
+                self.not_reached(&card.node);
+            }
+        }
+        for peer in self.peers.listed() {
+            if node_of(&peer).is_none_or(|node| self.table.get(&node).is_none()) {
+                self.evict(&peer);
+            }
         }
     }
 
@@ -157,7 +194,7 @@ impl Actor {
         } else if self.peers.connected_count() > 0 {
             self.upkeep.bootstrap_pause = BOOTSTRAP_FIRST;
         }
-        if self.servers.len() < ENOUGH_PEERS {
+        if self.table.len() < ENOUGH_PEERS {
             for _ in 0..CACHED_PER_ROUND {
                 let Some(cached) = self.upkeep.cached.pop_front() else { break };
                 self.dial_known(cached.peer, cached.addresses);
@@ -166,7 +203,10 @@ impl Actor {
     }
 
     fn estimate(&mut self) {
-        self.upkeep.estimate = estimate::nodes(self.servers.distances());
+        // Never fewer than are known.
+        let known = self.table.len() + 1;
+        let estimate = self.table.estimate().nodes.round();
+        self.upkeep.estimate = known.max(estimate.clamp(1.0, 1e9) as usize);
     }
 
     /// Server or client, by the rules of FORMATS "Decisions for the first day".
@@ -182,16 +222,24 @@ impl Actor {
             tracing::debug!(server, estimate = self.upkeep.estimate, "DHT mode changed");
             let mode = if server { kad::Mode::Server } else { kad::Mode::Client };
             self.swarm.behaviour_mut().kad.set_mode(Some(mode));
+            self.table.set_pace(if server { Pace::Server } else { Pace::Client });
+            self.card = None;
         }
     }
 
     pub(super) fn show_addresses(&mut self) {
-        let listen: Vec<_> = self.listen.iter().filter_map(super::address::to_plain).collect();
-        let addresses = reachability::publishable(&listen, &self.external, self.scope);
+        self.card = None;
+        let addresses = self.card_addresses();
         let addresses: Vec<Vec<u8>> = addresses.iter().map(|address| to_multiaddr(address).to_vec()).collect();
         if self.publishable.send_if_modified(|shown| std::mem::replace(shown, addresses.clone()) != addresses) {
             self.tell(OverlayEvent::AddressesChanged(addresses));
         }
+    }
+
+    /// Where this node can be reached, best first.
+    pub(super) fn card_addresses(&self) -> Vec<reachability::Address> {
+        let listen: Vec<_> = self.listen.iter().filter_map(super::address::to_plain).collect();
+        reachability::publishable(&listen, &self.external, self.scope)
     }
 
     /// What the handle shows from the first moment on.
@@ -222,7 +270,7 @@ impl Actor {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let connections = self.swarm.network_info().connection_counters().num_established();
         self.meter.connections.set(i64::from(connections));
-        self.meter.peers.set(gauge(self.servers.len()));
+        self.meter.peers.set(gauge(self.table.len()));
         self.meter.records.set(gauge(status.records_held));
         self.meter.links.set(gauge(status.links));
         self.meter.estimate.set(gauge(status.estimate));

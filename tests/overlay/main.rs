@@ -11,4 +11,6 @@ mod liars;
 mod losses;
 mod meeting;
 mod restarts;
+mod stranger;
 mod strangers;
+mod tongues;

@@ -1,0 +1,99 @@
+//! Who enters the table: a server that this node dialled where its card says, that authenticated itself there, and that
+//! gave a correct answer (SECURITY §4.3). kad's buckets, which other implementations ask, are fed from the table alone.
+
+use super::actor::Actor;
+use super::address::{node_of, peer_named, to_multiaddr, to_plain};
+use crate::clock::UnixMillis;
+use crate::dht::{Admission, Card};
+use crate::identity::NodeKey;
+use crate::reachability::Address;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::{Multiaddr, PeerId};
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Actor {
+    /// A peer that says it serves and that we dialled: asked for its card, if it is not known yet.
+    pub(super) fn meet(&mut self, peer: PeerId, now: Instant) {
+        let known = node_of(&peer).is_some_and(|node| self.table.get(&node).is_some());
+        let reached = self.peers.addresses_of_server(&peer).is_some();
+        if reached && !(known && self.peers.is_in_table(&peer)) && !self.ledger.shuns(&peer, now) {
+            self.ask_for_card(peer);
+        }
+    }
+
+    /// A peer gave a correct answer; `card` is its own, and verified.
+    pub(super) fn acquainted(&mut self, peer: PeerId, card: Arc<Card>, now: Instant, wall: UnixMillis) {
+        if self.ledger.shuns(&peer, now) {
+            return;
+        }
+        // Who answers serves, whether it has said so yet or not.
+        self.peers.identified(&peer, true);
+        let verified = self.peers.addresses_of_server(&peer).unwrap_or_default();
+        let said = |address: &Multiaddr| {
+            let plain = to_plain(address).map(|plain| Address { ip: plain.ip.to_canonical(), ..plain })?;
+            card.addresses.contains(&plain).then_some(plain.ip)
+        };
+        let Some(ip) = verified.iter().find_map(said) else {
+            self.feel(peer, &card, now);
+            return;
+        };
+        if self.table.verified(card, ip, wall) != Admission::In || self.peers.is_in_table(&peer) {
+            return;
+        }
+        self.peers.set_in_table(&peer, true);
+        self.upkeep.changed = true;
+        if self.table.len() == 1 {
+            // The first one: who waited for somebody to ask goes on, and this node looks around.
+            self.operations_at = now;
+            self.walks(now);
+        }
+        for address in verified {
+            self.swarm.behaviour_mut().kad.add_address(&peer, address);
+        }
+    }
+
+    /// Dials a peer that is connected some other way, only to see whether its card is right.
+    fn feel(&mut self, peer: PeerId, card: &Card, now: Instant) {
+        if !self.peers.may_feel(&peer, now) {
+            return;
+        }
+        let addresses: Vec<Multiaddr> = card.addresses.iter().map(to_multiaddr).collect();
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(addresses)
+            // From the listening port, the pair of ports of the connection that is there already would be met.
+            .allocate_new_port()
+            .build();
+        let id = opts.connection_id();
+        if self.swarm.dial(opts).is_ok() {
+            self.feelers.insert(id, now);
+        }
+    }
+
+    /// A server was not reached, or did not answer. That says nothing while nobody is reached.
+    pub(super) fn not_reached(&mut self, node: &NodeKey) {
+        if self.peers.connected_count() == 0 {
+            return;
+        }
+        self.table.failed(node, UnixMillis::now());
+        if self.table.get(node).is_none()
+            && let Some(peer) = peer_named(node)
+            && self.peers.is_in_table(&peer)
+        {
+            self.evict(&peer);
+        }
+    }
+
+    /// Takes a peer out of the table and out of kad's buckets.
+    pub(super) fn evict(&mut self, peer: &PeerId) {
+        if let Some(node) = node_of(peer) {
+            self.table.remove(&node);
+        }
+        if self.swarm.behaviour_mut().kad.remove_peer(peer).is_some() {
+            tracing::debug!(%peer, "left the routing table");
+        }
+        self.peers.set_in_table(peer, false);
+        self.upkeep.changed = true;
+    }
+}

@@ -1,0 +1,268 @@
+//! What peers ask on `store/1`: who is near, what is held, and "keep this". Rates first, then the answer, signed. The
+//! answer for a position is made once in five seconds, however many ask (SECURITY §4.10).
+
+use super::actor::Actor;
+use super::address::{ip_of, node_of};
+use super::exchange::{self, Pool, ReplyChannel};
+use super::intake::NotTaken;
+use super::records::{Kept, NotKept};
+use crate::admission::{Bucket, PerSource, Rate, Subnet};
+use crate::clock::UnixMillis;
+use crate::dht::{Ask, Position, Question, Said, Stored};
+use crate::ledger::Fact;
+use crate::record::{self, RecordKey};
+use crate::wire::{AddressScope, is_global};
+use bytes::Bytes;
+use libp2p::PeerId;
+use libp2p::swarm::ConnectionId;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// FIND and FETCH of one peer (SECURITY §4.10).
+const PER_PEER: Rate = Rate { per_second: 20.0, burst: 60.0 };
+
+/// The same where few serve: every lookup asks everybody for four keys, and a gateway's calls come from one peer.
+const PER_PEER_OF_FEW: Rate = Rate { per_second: 400.0, burst: 1_600.0 };
+
+/// Servers known from which on a region is not the whole overlay.
+const FEW: usize = 64;
+
+/// FIND and FETCH of one network.
+const PER_SUBNET: Rate = Rate { per_second: 60.0, burst: 240.0 };
+
+/// Signatures for all together: 16 us each, a quarter of a core at most is 15,000 a second.
+const ALL: Rate = Rate { per_second: 10_000.0, burst: 5_000.0 };
+
+/// Sources with a rate of their own.
+const MAX_SOURCES: usize = 1_024;
+
+/// How long the answer for a position is good, and positions for which one is kept.
+const FRESH: Duration = Duration::from_secs(5);
+const MAX_CACHED: usize = 256;
+
+/// A record is promised for this long at most, seconds (SECURITY §4.8: 20 to 40 minutes).
+const PROMISE: u64 = 1_800;
+
+pub(super) struct Answering {
+    per_peer: PerSource<PeerId>,
+    per_peer_of_few: PerSource<PeerId>,
+    per_subnet: PerSource<Subnet>,
+    all: Bucket,
+    /// For replies that wait for their readers.
+    room: Pool,
+    cached: HashMap<Position, (Instant, Vec<Bytes>)>,
+}
+
+impl Answering {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            per_peer: PerSource::new(PER_PEER, MAX_SOURCES),
+            per_peer_of_few: PerSource::new(PER_PEER_OF_FEW, MAX_SOURCES),
+            per_subnet: PerSource::new(PER_SUBNET, MAX_SOURCES),
+            all: Bucket::full(ALL, now),
+            room: exchange::replies(),
+            cached: HashMap::new(),
+        }
+    }
+
+    /// Whether a reading question of `peer` is answered now. `from`: its address, if it counts.
+    fn admits(&mut self, peer: PeerId, from: Option<IpAddr>, few: bool, now: Instant) -> Result<(), &'static str> {
+        let own = if few { &mut self.per_peer_of_few } else { &mut self.per_peer };
+        if !own.take(peer, now) {
+            return Err("question: too often");
+        }
+        // What others of its network ask too often is not this peer's fault.
+        if from.is_some_and(|ip| !self.per_subnet.take(Subnet::of(ip), now)) || !self.all.take(ALL, now) {
+            return Err("question: too many");
+        }
+        Ok(())
+    }
+
+    fn cached(&self, at: &Position, now: Instant) -> Option<Vec<Bytes>> {
+        let (made, peers) = self.cached.get(at)?;
+        (now.saturating_duration_since(*made) < FRESH).then(|| peers.clone())
+    }
+
+    fn cache(&mut self, at: Position, peers: Vec<Bytes>, now: Instant) {
+        if self.cached.len() >= MAX_CACHED {
+            self.cached.retain(|_, (made, _)| now.saturating_duration_since(*made) < FRESH);
+        }
+        // While that many are asked for within seconds, the others are made anew.
+        if self.cached.len() < MAX_CACHED {
+            self.cached.insert(at, (now, peers));
+        }
+    }
+}
+
+impl Actor {
+    /// A peer asked something.
+    pub(super) fn asked(&mut self, peer: PeerId, connection: ConnectionId, bytes: Bytes, reply: ReplyChannel) {
+        let (now, wall) = (Instant::now(), UnixMillis::now());
+        if self.ledger.shuns(&peer, now) {
+            // The channel closes with what is dropped here: the stream ends without a reply.
+            self.meter.refuse("question: peer is shunned".into());
+            return;
+        }
+        let question = match Question::decode(bytes) {
+            Ok(question) => question,
+            Err(error) => {
+                self.meter.refuse(format!("question: {error}"));
+                self.ledger.note(peer, Fact::Refused, now);
+                return;
+            }
+        };
+        if let Some(card) = &question.card {
+            self.shown(peer, card, wall);
+        }
+        let said = self.answer(peer, connection, &question, now, wall);
+        let (peers, card) = match (&said, &question.ask) {
+            (Said::Near, Ask::Find(position)) => (self.near(position, now, wall), self.own_card(wall)),
+            (Said::Held(_), Ask::Fetch(key)) => (self.near(&Position::of_key(key), now, wall), None),
+            _ => (Vec::new(), None),
+        };
+        let bytes = self.voice.reply(&question, said, peers, card, wall);
+        let parcel = self.answering.room.parcel(bytes).unwrap_or_else(|| {
+            // Replies that nobody reads fill the room; this one is small.
+            self.meter.refuse("question: replies wait to be read".into());
+            self.voice.reply(&question, Said::Busy, Vec::new(), None, wall).into()
+        });
+        // Whoever left meanwhile does not want to know.
+        let _ = self.swarm.behaviour_mut().store.send_response(reply, parcel);
+    }
+
+    fn answer(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        question: &Question,
+        now: Instant,
+        wall: UnixMillis,
+    ) -> Said {
+        if !self.upkeep.server {
+            self.meter.refuse("question: not a server".into());
+            return Said::Busy;
+        }
+        if let Ask::Store(key, bundle) = &question.ask {
+            return self.store(peer, connection, key, bundle, wall);
+        }
+        let from = self.inbound.get(&connection).and_then(ip_of).filter(|ip| is_global(*ip));
+        // In an overlay of an office or a laboratory everybody has one address.
+        let exempt = from.is_none() && self.scope == AddressScope::Any;
+        if !exempt && let Err(why) = self.answering.admits(peer, from, self.table.len() < FEW, now) {
+            self.meter.refuse(why.into());
+            return Said::Busy;
+        }
+        match &question.ask {
+            Ask::Fetch(key) => {
+                self.meter.asked.inc();
+                Said::Held(self.swarm.behaviour_mut().kad.store_mut().bytes_of(key, wall))
+            }
+            Ask::Find(_) | Ask::Store(..) => Said::Near,
+        }
+    }
+
+    fn store(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        key: &RecordKey,
+        bundle: &Bytes,
+        wall: UnixMillis,
+    ) -> Said {
+        let stored = |result| Said::Stored { result, sequence: 0 };
+        match self.take_in(peer, connection, "store", &key.0, bundle) {
+            Ok(Kept::Already | Kept::Fresher) => {
+                let Some(held) = self.swarm.behaviour_mut().kad.store_mut().held(key) else {
+                    return stored(Stored::Full);
+                };
+                let (sequence, left) = (held.sequence(), held.expires_at().0.saturating_sub(wall.0) / 1_000);
+                let promise = u32::try_from(left.min(PROMISE)).unwrap_or(0);
+                Said::Stored { result: Stored::Kept { promise }, sequence }
+            }
+            Err(NotTaken::Shunned | NotTaken::TooMany) => Said::Busy,
+            Err(NotTaken::Kept(NotKept::NotMine)) => stored(Stored::NotMine),
+            Err(NotTaken::Kept(NotKept::Full)) => stored(Stored::Full),
+            Err(NotTaken::Kept(NotKept::Rejected(reason))) => {
+                use record::RejectReason::{Equivocation, Revoked, Stale};
+                let newer = match reason {
+                    Stale | Revoked | Equivocation => self.swarm.behaviour_mut().kad.store_mut().bytes_of(key, wall),
+                    _ => None,
+                };
+                stored(newer.map_or(Stored::Invalid, |newer| Stored::Stale { newer }))
+            }
+        }
+    }
+
+    fn near(&mut self, position: &Position, now: Instant, wall: UnixMillis) -> Vec<Bytes> {
+        if let Some(peers) = self.answering.cached(position, now) {
+            return peers;
+        }
+        let peers: Vec<Bytes> = self.table.answer(position, wall).iter().map(|card| card.signed.clone()).collect();
+        // A small table changes with each newcomer, and is quickly looked through.
+        if self.table.len() >= FEW {
+            self.answering.cache(*position, peers.clone(), now);
+        }
+        peers
+    }
+
+    /// A peer showed its own card: a later one of a server that is known counts.
+    fn shown(&mut self, peer: PeerId, signed: &Bytes, wall: UnixMillis) {
+        let Some(card) = self.cards.read(signed, wall) else { return };
+        let own = node_of(&peer).is_some_and(|node| node == card.node);
+        let later = self.table.get(&card.node).is_some_and(|known| known.issued_at < card.issued_at);
+        if own && later && self.cards.holds(&card) {
+            self.table.renew(&card);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_and_a_network_have_their_share() {
+        let now = Instant::now();
+        let mut answering = Answering::new(now);
+        let (greedy, modest) = (PeerId::random(), PeerId::random());
+        let from = Some(IpAddr::from([8, 8, 8, 8]));
+        let admitted = (0..1_000).filter(|_| answering.admits(greedy, from, false, now).is_ok()).count();
+        assert_eq!(admitted, 60);
+        assert!(answering.admits(modest, from, false, now).is_ok(), "another's greed is not its fault");
+        let later = now + Duration::from_secs(1);
+        let admitted = (0..100).filter(|_| answering.admits(greedy, from, false, later).is_ok()).count();
+        assert_eq!(admitted, 20);
+        // Many names of one network.
+        let admitted = (0..1_000).filter(|_| answering.admits(PeerId::random(), from, false, later).is_ok()).count();
+        assert!(admitted <= 240, "{admitted}");
+        assert!(answering.admits(modest, Some([8, 8, 9, 9].into()), false, later).is_ok());
+    }
+
+    #[test]
+    fn a_gateway_of_a_small_overlay_is_served() {
+        let now = Instant::now();
+        let mut answering = Answering::new(now);
+        let gateway = PeerId::random();
+        // Fifty calls a second, each four questions to everybody.
+        for second in 0..60 {
+            let now = now + Duration::from_secs(second);
+            assert!((0..200).all(|_| answering.admits(gateway, None, true, now).is_ok()));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_made_once_in_five_seconds_and_few_are_kept() {
+        let now = Instant::now();
+        let mut answering = Answering::new(now);
+        for n in 0..=u8::MAX {
+            answering.cache(Position([n; 32]), vec![Bytes::from(vec![n])], now);
+        }
+        answering.cache(Position::default(), Vec::new(), now);
+        assert_eq!(answering.cached.len(), MAX_CACHED);
+        assert_eq!(answering.cached(&Position([7; 32]), now), Some(vec![Bytes::from(vec![7])]));
+        assert_eq!(answering.cached(&Position([7; 32]), now + FRESH), None);
+        answering.cache(Position([1; 32]), Vec::new(), now + FRESH);
+        assert_eq!(answering.cached.len(), 1);
+    }
+}

@@ -1,0 +1,409 @@
+//! Questions of our own on `store/1`: to whom, over which connection, and what comes back. A card is verified before it
+//! is dialled, dialled only where it says, by one dial however many wait for it; a reply is checked before anybody
+//! counts it.
+
+use super::actor::Actor;
+use super::address::{node_of, peer_named, to_multiaddr};
+use super::exchange::WINDOW;
+use crate::clock::UnixMillis;
+use crate::dht::{Answer, Ask, Card, Failure, MAX_PEERS, Question, Reply, RequestId, Said, StepId, Stored};
+use crate::identity::{NodeKey, random};
+use crate::ledger::Fact;
+use bytes::Bytes;
+use libp2p::request_response::{OutboundFailure, OutboundRequestId};
+use libp2p::swarm::ConnectionId;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::{Multiaddr, PeerId};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Dials for questions at once; the swarm has [`MAX_PENDING`](super::behaviour) for all.
+const MAX_DIALS: usize = 40;
+
+/// Peers whose dial waits for its turn.
+const MAX_WAITING: usize = 1_024;
+
+/// A dial is given up after this: the engine has given up by then (SECURITY §4.4).
+const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Connections that questions opened and nobody uses: the oldest are closed beyond so many, after so long.
+const KEPT_OPEN: usize = 32;
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// Of answers other than receipts, one in so many has its signature verified: the channel has authenticated the peer
+/// already, the signature is for others. 32 us each would be half of what a lookup costs.
+const SAMPLED: u8 = 16;
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    Request(u64, RequestId),
+    Step(u64, StepId),
+    /// Only to know the peer.
+    Acquaintance,
+}
+
+#[derive(Clone)]
+struct Pending {
+    asker: Asker,
+    to: NodeKey,
+    /// `None`: not known yet.
+    card: Option<Arc<Card>>,
+    question: Question,
+    /// Sent on a connection that was there before: it may have been dead.
+    anew: bool,
+}
+
+struct Dial {
+    /// Its own: that another one fails, of whom it does not know which addresses it tried, says nothing.
+    own: Option<ConnectionId>,
+    since: Instant,
+    waiting: Vec<Pending>,
+}
+
+/// Questions to one peer.
+#[derive(Default)]
+struct Window {
+    sent: usize,
+    /// Bounded by what operations ask: one peer a few times each.
+    waiting: VecDeque<Pending>,
+}
+
+#[derive(Default)]
+pub(super) struct Asking {
+    sent: HashMap<OutboundRequestId, Pending>,
+    dials: HashMap<PeerId, Dial>,
+    line: VecDeque<(PeerId, Vec<Pending>)>,
+    windows: HashMap<PeerId, Window>,
+    /// Connections that were dialled for questions, and when they were last used.
+    opened: HashMap<ConnectionId, (PeerId, Instant)>,
+}
+
+/// What came of a question, for the operation that asked it.
+pub(super) type Outcome = (Asker, Result<Answer, Failure>);
+
+impl Actor {
+    /// Asks the node of a card. The answer comes by [`Actor::outcome`].
+    ///
+    /// # Errors
+    /// At once, when the card is forged or there are too many questions.
+    pub(super) fn ask(&mut self, asker: Asker, to: &Arc<Card>, ask: Ask, now: Instant) -> Result<(), Failure> {
+        if !self.cards.holds(to) {
+            self.meter.refuse("card: forged".into());
+            return Err(Failure::Forged);
+        }
+        let peer = peer_named(&to.node).filter(|peer| *peer != self.here).ok_or(Failure::Unreachable)?;
+        let question = self.question(ask);
+        let pending = Pending { asker, to: to.node, card: Some(to.clone()), question, anew: false };
+        self.meter.questions.inc();
+        if self.swarm.is_connected(&peer) {
+            self.send(&peer, pending);
+            return Ok(());
+        }
+        self.dial_for(peer, pending, now)
+    }
+
+    /// Asks a connected peer of whom there is no card yet, to get it.
+    pub(super) fn ask_for_card(&mut self, peer: PeerId) {
+        let Some(node) = node_of(&peer) else { return };
+        let asked = |pending: &Pending| pending.to == node && pending.asker == Asker::Acquaintance;
+        if self.asking.sent.values().any(asked) {
+            return;
+        }
+        let question = self.question(Ask::Find(self.position));
+        self.send(&peer, Pending { asker: Asker::Acquaintance, to: node, card: None, question, anew: true });
+    }
+
+    fn question(&mut self, ask: Ask) -> Question {
+        let card = self.own_card(UnixMillis::now());
+        Question { nonce: random(), card, ask, stamp: Bytes::new() }
+    }
+
+    /// To a connected peer, now or when it has answered others.
+    fn send(&mut self, peer: &PeerId, pending: Pending) {
+        if !self.swarm.is_connected(peer) {
+            // It has left meanwhile.
+            let asker = pending.asker;
+            if let Err(why) = self.dial_for(*peer, pending, Instant::now()) {
+                self.outcomes.push_back((asker, Err(why)));
+            }
+            return;
+        }
+        let under_way = self.asking.windows.entry(*peer).or_default();
+        if under_way.sent >= WINDOW {
+            under_way.waiting.push_back(pending);
+            return;
+        }
+        under_way.sent += 1;
+        let bytes = pending.question.encode();
+        let id = self.swarm.behaviour_mut().store.send_request(peer, bytes.into());
+        self.asking.sent.insert(id, pending);
+    }
+
+    /// A question is no longer under way: the next one's turn.
+    fn taken(&mut self, peer: &PeerId, id: OutboundRequestId) -> Option<Pending> {
+        let pending = self.asking.sent.remove(&id)?;
+        if let Some(window) = self.asking.windows.get_mut(peer) {
+            window.sent = window.sent.saturating_sub(1);
+            let mut next = None;
+            while next.is_none() && !window.waiting.is_empty() {
+                // What an operation that is over wanted to know, nobody wants to know.
+                next = window.waiting.pop_front().filter(|next| match next.asker {
+                    Asker::Request(id, _) | Asker::Step(id, _) => self.running.contains_key(&id),
+                    Asker::Acquaintance => true,
+                });
+            }
+            match next {
+                Some(next) => self.send(peer, next),
+                None if window.sent == 0 => drop(self.asking.windows.remove(peer)),
+                None => {}
+            }
+        }
+        Some(pending)
+    }
+
+    fn dial_for(&mut self, peer: PeerId, pending: Pending, now: Instant) -> Result<(), Failure> {
+        if let Some(dial) = self.asking.dials.get_mut(&peer) {
+            dial.waiting.push(pending);
+        } else if let Some((_, waiting)) = self.asking.line.iter_mut().find(|(other, _)| *other == peer) {
+            waiting.push(pending);
+        } else if self.asking.dials.len() < MAX_DIALS {
+            return self.dial(peer, vec![pending], now);
+        } else if self.asking.line.len() < MAX_WAITING {
+            self.asking.line.push_back((peer, vec![pending]));
+        } else {
+            return Err(Failure::Unreachable);
+        }
+        Ok(())
+    }
+
+    fn dial(&mut self, peer: PeerId, waiting: Vec<Pending>, now: Instant) -> Result<(), Failure> {
+        let Some(card) = waiting.iter().find_map(|pending| pending.card.as_ref()) else {
+            return Err(Failure::Unreachable);
+        };
+        let addresses: Vec<Multiaddr> = card.addresses.iter().map(to_multiaddr).collect();
+        let opts =
+            DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses).build();
+        let id = opts.connection_id();
+        let own = match self.swarm.dial(opts) {
+            Ok(()) => Some(id),
+            // Somebody else dials it: what comes of that is seen.
+            Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => None,
+            Err(error) => {
+                tracing::trace!(%peer, %error, "not dialled");
+                return Err(Failure::Unreachable);
+            }
+        };
+        self.asking.dials.insert(peer, Dial { own, since: now, waiting });
+        Ok(())
+    }
+
+    /// A connection is up: who waited for it goes on.
+    pub(super) fn asking_connected(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
+        let Some(dial) = self.asking.dials.remove(&peer) else { return };
+        if dial.own == Some(connection) {
+            self.asking.opened.insert(connection, (peer, now));
+        }
+        for pending in dial.waiting {
+            self.send(&peer, Pending { anew: true, ..pending });
+        }
+    }
+
+    /// A dial failed.
+    pub(super) fn asking_dial_failed(&mut self, peer: &PeerId, connection: ConnectionId, now: Instant) {
+        let Some(dial) = self.asking.dials.remove(peer) else { return };
+        if dial.own.is_some_and(|own| own != connection) {
+            self.asking.dials.insert(*peer, dial);
+            return;
+        }
+        let own = dial.own.is_some();
+        let waiting = dial.waiting;
+        if !own && self.dial(*peer, waiting.clone(), now).is_ok() {
+            return;
+        }
+        self.unreachable(*peer, waiting);
+    }
+
+    fn unreachable(&mut self, peer: PeerId, waiting: Vec<Pending>) {
+        if let Some(node) = node_of(&peer) {
+            self.not_reached(&node);
+        }
+        self.outcomes.extend(waiting.into_iter().map(|pending| (pending.asker, Err(Failure::Unreachable))));
+    }
+
+    pub(super) fn asking_closed(&mut self, connection: &ConnectionId) {
+        self.asking.opened.remove(connection);
+    }
+
+    /// Dials that take too long end, others take their places; connections that nobody needs are closed.
+    pub(super) fn asking_round(&mut self, now: Instant) {
+        let over: Vec<PeerId> =
+            self.asking.dials.iter().filter(|(_, dial)| now >= dial.since + DIAL_TIMEOUT).map(|(p, _)| *p).collect();
+        for peer in over {
+            if let Some(dial) = self.asking.dials.remove(&peer) {
+                if dial.own.is_some() && !self.swarm.is_connected(&peer) {
+                    // Ends the attempt; who is connected meanwhile stays so.
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                }
+                self.unreachable(peer, dial.waiting);
+            }
+        }
+        self.asking_dials(now);
+        let idle = |at: Instant| now.saturating_duration_since(at) >= KEPT_FOR;
+        let mut surplus = self.asking.opened.len().saturating_sub(KEPT_OPEN);
+        if surplus > 0 {
+            let mut oldest: Vec<_> = self.asking.opened.iter().map(|(id, (_, at))| (*at, *id)).collect();
+            oldest.sort_unstable_by_key(|(at, _)| *at);
+            for (_, connection) in oldest.into_iter().filter(|(at, _)| idle(*at)) {
+                if surplus == 0 {
+                    break;
+                }
+                surplus -= 1;
+                self.asking.opened.remove(&connection);
+                if !self.swarm.behaviour().link.uses(connection) {
+                    self.swarm.close_connection(connection);
+                }
+            }
+        }
+    }
+
+    /// Dials whose turn it is.
+    pub(super) fn asking_dials(&mut self, now: Instant) {
+        while self.asking.dials.len() < MAX_DIALS {
+            let Some((peer, waiting)) = self.asking.line.pop_front() else { break };
+            if self.swarm.is_connected(&peer) {
+                waiting.into_iter().for_each(|pending| self.send(&peer, pending));
+            } else if self.dial(peer, waiting.clone(), now).is_err() {
+                self.unreachable(peer, waiting);
+            }
+        }
+    }
+
+    /// A question came to nothing.
+    pub(super) fn unanswered(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        id: OutboundRequestId,
+        error: &OutboundFailure,
+    ) {
+        let Some(mut pending) = self.taken(&peer, id) else { return };
+        let broken = matches!(error, OutboundFailure::ConnectionClosed | OutboundFailure::Io(_));
+        if broken && !pending.anew && pending.card.is_some() {
+            // The connection was there before and was dead: once more, on a new one.
+            pending.anew = true;
+            self.send(&peer, pending);
+            return;
+        }
+        let why = match error {
+            OutboundFailure::UnsupportedProtocols => {
+                self.evict(&peer);
+                Failure::Malformed
+            }
+            OutboundFailure::Io(_) => Failure::Malformed,
+            OutboundFailure::Timeout => {
+                // Silent, or the connection is dead without knowing: the next question goes over another one.
+                if !self.swarm.behaviour().link.uses(connection) {
+                    self.swarm.close_connection(connection);
+                }
+                self.not_reached(&pending.to);
+                Failure::Unreachable
+            }
+            OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => Failure::Unreachable,
+        };
+        self.outcomes.push_back((pending.asker, Err(why)));
+    }
+
+    /// A reply came.
+    pub(super) fn answered(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        id: OutboundRequestId,
+        bytes: Bytes,
+        now: Instant,
+    ) {
+        let Some(pending) = self.taken(&peer, id) else { return };
+        if let Some((_, used)) = self.asking.opened.get_mut(&connection) {
+            *used = now;
+        }
+        let outcome = self.judged(peer, &pending, bytes, now);
+        self.outcomes.push_back((pending.asker, outcome));
+    }
+
+    fn judged(&mut self, peer: PeerId, pending: &Pending, bytes: Bytes, now: Instant) -> Result<Answer, Failure> {
+        let wall = UnixMillis::now();
+        let reply = match Reply::decode(bytes, &pending.question) {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.meter.refuse(format!("reply: {error}"));
+                self.ledger.note(peer, Fact::Refused, now);
+                return Err(Failure::Malformed);
+            }
+        };
+        let receipt = matches!(reply.said, Said::Stored { result: Stored::Kept { .. }, .. });
+        let sampled = pending.question.nonce[0] % SAMPLED == 0;
+        if (receipt || sampled) && reply.verify(&pending.to, &self.overlay).is_err() {
+            self.meter.refuse(format!("reply: forged {}", if receipt { "receipt" } else { "answer" }));
+            self.ledger.note(peer, Fact::Forged, now);
+            return Err(Failure::Malformed);
+        }
+        if reply.said == Said::Busy {
+            return Err(Failure::Busy);
+        }
+        let shown = reply.card.as_ref().and_then(|card| self.cards.read(card, wall));
+        let shown = shown.filter(|card| card.node == pending.to && self.cards.holds(card));
+        if let Some(card) = shown.or_else(|| pending.card.clone()) {
+            self.acquainted(peer, card, now, wall);
+        }
+        let mut peers = Vec::with_capacity(reply.peers.len().min(MAX_PEERS));
+        for signed in &reply.peers {
+            match self.cards.read(signed, wall) {
+                Some(card) if card.node == self.node => {}
+                Some(card) => peers.push(card),
+                None => self.meter.refuse("reply: a card that is none".into()),
+            }
+        }
+        Ok(match reply.said {
+            Said::Held(bundle) => Answer::Found { peers, bundle },
+            Said::Stored { result, .. } => Answer::Stored(result),
+            Said::Near | Said::Busy => Answer::Found { peers, bundle: None },
+        })
+    }
+
+    /// This node's card, if it serves and has an address; made anew each hour and when addresses change.
+    pub(super) fn own_card(&mut self, wall: UnixMillis) -> Option<Bytes> {
+        if !self.upkeep.server {
+            return None;
+        }
+        let old = |card: &Card| wall.0.abs_diff(card.issued_at.0) > CARD_LIFE_MS;
+        if self.card.as_ref().is_none_or(old) {
+            self.card = Card::sign(&self.secret, &self.overlay, &self.card_addresses(), wall);
+        }
+        self.card.as_ref().map(|card| card.signed.clone())
+    }
+}
+
+/// An own card is made anew after this long.
+const CARD_LIFE_MS: u64 = 3_600_000;
+
+impl Actor {
+    /// Something happened on `store/1`.
+    pub(super) fn store_event(&mut self, event: super::exchange::Event, now: Instant) {
+        use libp2p::request_response::{Event, Message};
+        match event {
+            Event::Message { peer, connection_id, message: Message::Request { request, channel, .. } } => {
+                self.asked(peer, connection_id, request.bytes, channel);
+            }
+            Event::Message { peer, connection_id, message: Message::Response { request_id, response } } => {
+                self.answered(peer, connection_id, request_id, response.bytes, now);
+            }
+            Event::OutboundFailure { peer, connection_id, request_id, error } => {
+                self.unanswered(peer, connection_id, request_id, &error);
+            }
+            // Who asked has left, or we dropped the question ourselves.
+            Event::InboundFailure { .. } | Event::ResponseSent { .. } => {}
+        }
+    }
+}

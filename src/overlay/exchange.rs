@@ -1,0 +1,187 @@
+//! Questions and replies of `store/1` on streams: a length, then so many bytes, each way once. What the bytes are is
+//! judged where they are used, so that each refusal has a reason. What others make us hold, questions that wait for the
+//! actor and replies that wait for their readers, has one bound for all of them together (SECURITY §4.10).
+
+use super::OverlayConfig;
+use super::behaviour::protocol;
+use crate::dht::{MAX_QUESTION_BYTES, MAX_REPLY_BYTES};
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use libp2p::StreamProtocol;
+use libp2p::request_response::{self, Config, ProtocolSupport};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// From the question to the last byte of the reply. Behind it a connection is in doubt; the engine gives a peer up
+/// after the same time (SECURITY §4.4).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Questions under way on one connection, both directions together; a muxer has 64 streams.
+const MAX_STREAMS: usize = 48;
+
+/// Questions of ours under way at one peer, so that it may have as many at us.
+pub(super) const WINDOW: usize = MAX_STREAMS / 2;
+
+/// Bytes of questions and of replies that wait, each.
+const MAX_PENDING_BYTES: usize = 8 * 1024 * 1024;
+
+pub(super) type Behaviour = request_response::Behaviour<Codec>;
+pub(super) type Event = request_response::Event<Parcel, Parcel>;
+pub(super) type ReplyChannel = request_response::ResponseChannel<Parcel>;
+
+/// A message on its way, and the room that it takes.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) bytes: Bytes,
+    _room: Option<Room>,
+}
+
+impl From<Bytes> for Parcel {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, _room: None }
+    }
+}
+
+/// Bytes that may wait. Cloneable; clones are one.
+#[derive(Clone, Debug)]
+pub(super) struct Pool(Arc<AtomicUsize>);
+
+/// Some of them, given back when dropped.
+#[derive(Debug)]
+struct Room(Pool, usize);
+
+impl Pool {
+    fn new() -> Self {
+        Self(Arc::new(AtomicUsize::new(MAX_PENDING_BYTES)))
+    }
+
+    fn take(&self, bytes: usize) -> Option<Room> {
+        let left = |left: usize| left.checked_sub(bytes);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).ok()?;
+        Some(Room(self.clone(), bytes))
+    }
+
+    /// `None`: no room for it now.
+    pub(super) fn parcel(&self, bytes: Bytes) -> Option<Parcel> {
+        let room = self.take(bytes.len())?;
+        Some(Parcel { bytes, _room: Some(room) })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(self.1, Ordering::Relaxed);
+    }
+}
+
+/// Room for replies.
+pub(super) fn replies() -> Pool {
+    Pool::new()
+}
+
+pub(super) fn behaviour(config: &OverlayConfig) -> Behaviour {
+    let settings = Config::default().with_request_timeout(REQUEST_TIMEOUT).with_max_concurrent_streams(MAX_STREAMS);
+    let name = protocol(config, "store/1");
+    request_response::Behaviour::with_codec(Codec { questions: Pool::new() }, [(name, ProtocolSupport::Full)], settings)
+}
+
+/// `u32 length || bytes`, big-endian.
+#[derive(Clone, Debug)]
+pub(super) struct Codec {
+    questions: Pool,
+}
+
+/// Reads one message. One that is too long comes out empty, which is no message either: it is counted where those are.
+async fn read(io: &mut (impl AsyncRead + Unpin + Send), max: usize, pool: Option<&Pool>) -> io::Result<Parcel> {
+    let mut length = [0; 4];
+    io.read_exact(&mut length).await?;
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if length > max {
+        return Ok(Bytes::new().into());
+    }
+    let room = pool.map(|pool| pool.take(length).ok_or(io::ErrorKind::OutOfMemory)).transpose()?;
+    // Grows with what comes: a promise of bytes alone takes no memory.
+    let mut bytes = Vec::with_capacity(length.min(1_024));
+    io.take(length as u64).read_to_end(&mut bytes).await?;
+    if bytes.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Parcel { bytes: bytes.into(), _room: room })
+}
+
+async fn write(io: &mut (impl AsyncWrite + Unpin + Send), bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    io.write_all(&[&length.to_be_bytes()[..], bytes].concat()).await
+}
+
+impl request_response::Codec for Codec {
+    type Protocol = StreamProtocol;
+    type Request = Parcel;
+    type Response = Parcel;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Parcel>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read(io, MAX_QUESTION_BYTES, Some(&self.questions)).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Parcel>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read(io, MAX_REPLY_BYTES, None).await
+    }
+
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, question: Parcel) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, &question.bytes).await
+    }
+
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, reply: Parcel) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, &reply.bytes).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::executor::block_on;
+    use futures::io::Cursor;
+
+    fn reads(bytes: &[u8]) -> Result<Bytes, io::ErrorKind> {
+        let read = block_on(read(&mut Cursor::new(bytes), 5, None));
+        read.map(|parcel| parcel.bytes).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn reads_what_was_written_and_no_more() {
+        let mut written = Vec::new();
+        block_on(write(&mut written, b"hello")).unwrap();
+        assert_eq!(reads(&written), Ok(Bytes::from_static(b"hello")));
+        assert_eq!(reads(&written[..8]), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(reads(&written[..3]), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(reads(&[0, 0, 0, 6, 1, 2, 3, 4, 5, 6]), Ok(Bytes::new()), "too long");
+        assert_eq!(reads(&[0xff; 4]), Ok(Bytes::new()), "not waited for");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_given_back() {
+        let pool = Pool::new();
+        let message = Bytes::from(vec![0; MAX_QUESTION_BYTES]);
+        let waiting: Vec<Parcel> = std::iter::from_fn(|| pool.parcel(message.clone())).collect();
+        assert_eq!(waiting.len(), MAX_PENDING_BYTES / MAX_QUESTION_BYTES);
+        let more = [&u32::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
+        let refused = block_on(read(&mut Cursor::new(&more), MAX_QUESTION_BYTES, Some(&pool)));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        drop(waiting);
+        assert_eq!(pool.0.load(Ordering::Relaxed), MAX_PENDING_BYTES);
+    }
+}
