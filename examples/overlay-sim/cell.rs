@@ -99,6 +99,19 @@ pub fn trial(scene: &mut Scene<'_>, strategy: Strategy, config: &WalkConfig, sal
 }
 
 impl Cell {
+    /// All of `attacks` with a quarter of the trials, then the two worst of them with all. The worst first.
+    pub fn worst(&self, attacks: &[Attack]) -> Vec<Summary> {
+        if attacks.len() < 3 {
+            return sorted(self.run(attacks));
+        }
+        let screen = Cell { trials: self.trials.div_ceil(4).max(100).min(self.trials), ..self.clone() };
+        let screened = sorted(screen.run(attacks));
+        let worst: Vec<Attack> = screened.iter().take(2).map(|summary| summary.attack).collect();
+        let mut all = sorted(self.run(&worst));
+        all.extend(screened.into_iter().skip(2));
+        all
+    }
+
     /// All trials under each of `attacks`, in the same worlds with the same seeds.
     pub fn run(&self, attacks: &[Attack]) -> Vec<Summary> {
         let blocks = self.trials.div_ceil(self.per_world);
@@ -145,6 +158,13 @@ impl Cell {
         }
         results
     }
+}
+
+/// The worst first; of equal ones the slowest.
+fn sorted(mut summaries: Vec<Summary>) -> Vec<Summary> {
+    let slow = |summary: &Summary| summary.trials.iter().filter_map(|t| t.seen.newest).sum::<Duration>();
+    summaries.sort_by(|a, b| a.rate().total_cmp(&b.rate()).then(slow(b).cmp(&slow(a))));
+    summaries
 }
 
 /// What trials under one attack say.

@@ -7,13 +7,12 @@ use super::rng::Rng;
 use super::sorted::Sorted;
 use super::world::{Kind, NOW, Node, World, id_of, ip_of};
 use peerline::dht::Table;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// Offered to a table at each distance; it keeps 20 of them.
-const OFFERED: usize = 64;
+const OFFERED: usize = 40;
 /// Distances with fewer servers are known completely.
-const COMPLETE: usize = 128;
+const COMPLETE: usize = 96;
 /// Peers in a bucket of libp2p-kad.
 const BUCKET: usize = 20;
 /// Tables kept at most: some 40 KB each.
@@ -29,8 +28,10 @@ pub struct Members<'a> {
 
 #[derive(Default)]
 pub struct Known {
-    tables: HashMap<u32, Rc<Table>>,
-    contacts: HashMap<u32, Rc<[u32]>>,
+    /// By id.
+    tables: Vec<Option<Rc<Table>>>,
+    built: usize,
+    contacts: Vec<Option<Rc<[u32]>>>,
 }
 
 impl Known {
@@ -39,17 +40,21 @@ impl Known {
     }
 
     pub fn table(&mut self, id: u32, members: &Members<'_>) -> Rc<Table> {
-        if self.tables.len() >= KEPT {
-            self.tables.clear();
+        if self.built >= KEPT {
+            self.clear();
         }
-        self.tables.entry(id).or_insert_with(|| Rc::new(members.table(id))).clone()
+        self.tables.resize(self.tables.len().max(members.world.nodes.len()), None);
+        let built = &mut self.built;
+        let table = self.tables[id as usize].get_or_insert_with(|| {
+            *built += 1;
+            Rc::new(members.table(id))
+        });
+        table.clone()
     }
 
     pub fn contacts(&mut self, id: u32, members: &Members<'_>) -> Rc<[u32]> {
-        if self.contacts.len() >= KEPT {
-            self.contacts.clear();
-        }
-        self.contacts.entry(id).or_insert_with(|| members.contacts(id).into()).clone()
+        self.contacts.resize(self.contacts.len().max(members.world.nodes.len()), None);
+        self.contacts[id as usize].get_or_insert_with(|| members.contacts(id).into()).clone()
     }
 }
 

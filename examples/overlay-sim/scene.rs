@@ -278,7 +278,10 @@ impl<'a> Scene<'a> {
             Ask::Find(_) | Ask::Fetch(_) => {
                 let bundle = key.and_then(|j| self.held.get(&(id, j))).map(|which| self.user.bytes(*which));
                 let bundle = bundle.filter(|_| matches!(ask, Ask::Fetch(_)));
-                Answer::Found { peers: self.table(id).answer(&target, NOW), bundle }
+                let mut peers = self.table(id).answer(&target, NOW);
+                // A driver leaves its own node out.
+                peers.retain(|card| world::id_of(&card.node) != from);
+                Answer::Found { peers, bundle }
             }
         };
         Some((delay, answer))

@@ -1,7 +1,6 @@
 //! Which networks an address belongs to. Keys are free and networks are not, so everything that could be taken over by
 //! numbers is counted by networks (SECURITY §4.2, §4.3).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// Three widths of network. Compared only for equality.
@@ -49,45 +48,42 @@ impl Caps {
 
 /// Counts a choice as it is made. Who does not fit is not lost: choices that leave room are filled up with the rest
 /// afterwards, or an office with all its nodes in one /24 could not speak to itself.
+///
+/// A list and not maps: choices are a few to a few hundred, tables and answers make them by the thousand.
 #[derive(Clone, Debug, Default)]
 pub struct Diversity {
-    subnets: HashMap<u64, u32>,
-    wides: HashMap<u64, u32>,
-    systems: HashMap<u64, u32>,
+    chosen: Vec<Network>,
 }
 
 impl Diversity {
     /// Whether one more of `network` fits; counts it if so.
     pub fn admit(&mut self, network: &Network, caps: &Caps) -> bool {
-        let count = |counts: &HashMap<u64, u32>, key| counts.get(&key).copied().unwrap_or(0);
-        let fits = count(&self.subnets, network.subnet) < caps.subnet
-            && count(&self.wides, network.wide) < caps.wide
-            && count(&self.systems, network.system) < caps.system;
+        let (mut subnet, mut wide, mut system) = (0, 0, 0);
+        for other in &self.chosen {
+            subnet += u32::from(other.subnet == network.subnet);
+            wide += u32::from(other.wide == network.wide);
+            system += u32::from(other.system == network.system);
+        }
+        let fits = subnet < caps.subnet && wide < caps.wide && system < caps.system;
         if fits {
-            *self.subnets.entry(network.subnet).or_default() += 1;
-            *self.wides.entry(network.wide).or_default() += 1;
-            *self.systems.entry(network.system).or_default() += 1;
+            self.chosen.push(*network);
         }
         fits
     }
 
     /// One of `network` is gone again.
     pub fn release(&mut self, network: &Network) {
-        for (counts, key) in
-            [(&mut self.subnets, network.subnet), (&mut self.wides, network.wide), (&mut self.systems, network.system)]
-        {
-            if let Some(count) = counts.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(&key);
-                }
-            }
+        if let Some(at) = self.chosen.iter().position(|other| other == network) {
+            self.chosen.swap_remove(at);
         }
     }
 
     /// Distinct subnets counted.
     pub fn subnets(&self) -> usize {
-        self.subnets.len()
+        let mut subnets: Vec<u64> = self.chosen.iter().map(|network| network.subnet).collect();
+        subnets.sort_unstable();
+        subnets.dedup();
+        subnets.len()
     }
 }
 
