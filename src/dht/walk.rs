@@ -170,7 +170,7 @@ impl Walk {
                 let line = dealt % count;
                 let at = self.peers.learn(card, &self.target, None, line);
                 let peer = self.peers.get_mut(at);
-                if std::mem::replace(&mut peer.seed, true) {
+                if peer.seed.replace(card.clone()).is_some() {
                     continue;
                 }
                 dealt += 1;
@@ -237,7 +237,11 @@ impl Walk {
         self.pace.answered(now.saturating_duration_since(open.since));
         self.settle(&open);
         let answerer = open.peer;
-        note_words(&mut self.observations, |note| self.peers.is_here(answerer, note));
+        let mut first = false;
+        note_words(&mut self.observations, |note| first = self.peers.is_here(answerer, open.overdue, note));
+        if !first {
+            return;
+        }
         self.arrive_by(answerer);
         let (member, distance) = (self.peers.get(answerer).member, self.peers.get(answerer).distance);
         if member {
@@ -311,14 +315,14 @@ impl Walk {
 
     fn gone(&mut self, open: &Open, absent: bool) {
         let at = open.peer;
-        if absent && self.peers.get(at).seed && !open.overdue {
-            self.observations.push((self.peers.get(at).node, Observation::Silent));
+        if absent && !open.overdue {
+            self.silent(open);
         }
         if open.line.is_none() {
-            self.sweep.gone(at, &self.peers);
+            self.sweep.gone(at, &open.card.network);
         }
         let mut more = false;
-        note_words(&mut self.observations, |note| more = self.peers.is_gone(at, note));
+        note_words(&mut self.observations, |note| more = self.peers.is_gone(at, open.overdue, note));
         if !more {
             return;
         }
@@ -329,26 +333,34 @@ impl Walk {
         }
     }
 
+    /// Held against those alone whom we know, and at the address that we know: a liar may name them by an old card.
+    fn silent(&mut self, open: &Open) {
+        let peer = self.peers.get(open.peer);
+        if peer.seed.as_ref() == Some(&open.card) {
+            self.observations.push((peer.node, Observation::Silent));
+        }
+    }
+
     /// Overdue questions stop holding up who asked; much later they are given up.
     fn expire(&mut self, now: Instant) {
         let soft = self.pace.soft();
-        let mut hard = Vec::new();
+        let (mut late, mut hard) = (Vec::new(), Vec::new());
         for (id, open) in &mut self.open {
             let age = now.saturating_duration_since(open.since);
             if age >= soft && !open.overdue {
-                self.peers.release(open.payer);
-                match open.line {
-                    Some(line) => self.lines[line].free(),
-                    None => self.sweep.overdue(),
-                }
-                open.overdue = true;
-                if self.peers.get(open.peer).seed {
-                    self.observations.push((self.peers.get(open.peer).node, Observation::Silent));
-                }
+                late.push(*id);
             }
             if age >= self.config.hard {
                 hard.push(*id);
             }
+        }
+        for id in late {
+            let Some(mut open) = self.open.remove(&id) else { continue };
+            self.settle(&open);
+            self.peers.is_slow(open.peer);
+            self.silent(&open);
+            open.overdue = true;
+            self.open.insert(id, open);
         }
         for id in hard {
             if let Some(open) = self.open.remove(&id) {

@@ -3,7 +3,7 @@
 //! itself, because a beam that two share is filled up by the liar that one of them met.
 
 use super::super::Distance;
-use super::peers::{Index, Peers, State};
+use super::peers::{Index, Peers};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -32,11 +32,11 @@ impl Line {
             return None;
         }
         let before = self.beam.len();
-        self.beam.retain(|(_, at)| peers.get(*at).state == State::New);
+        self.beam.retain(|(_, at)| peers.get(*at).is_askable());
         self.merged |= self.beam.len() < before;
         while self.beam.is_empty() && !self.merged {
             let seed = self.spares.pop_front()?;
-            if peers.get(seed).state == State::New {
+            if peers.get(seed).is_askable() {
                 self.beam.push((peers.get(seed).distance, seed));
             }
         }
@@ -83,7 +83,7 @@ impl Line {
 
     /// Goes again from a fresh seed, if one is left.
     pub fn restart(&mut self, peers: &Peers) -> bool {
-        self.spares.retain(|at| peers.get(*at).state == State::New);
+        self.spares.retain(|at| peers.get(*at).is_askable());
         if self.busy || self.spares.is_empty() {
             return false;
         }

@@ -2,6 +2,7 @@
 //! has caused.
 
 use super::super::{Card, Distance, Network, Position};
+use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,16 +10,22 @@ use std::sync::Arc;
 /// A place in [`Peers`].
 pub type Index = usize;
 
-/// Different cards of one node that a walk keeps. A liar can name a node with an old card of its own; with more than
-/// a few it would make us dial around.
+/// Different cards of one node that a walk keeps for later, and tries in all. A liar can name a node with an old card
+/// of its own; with more than a few it would make us dial around.
 const MAX_CARDS: usize = 4;
+const MAX_TRIES: usize = 6;
+
+/// Questions to one node that run at once, each by a later card than the one before.
+const MAX_OPEN: usize = 3;
 
 /// Sources remembered of one peer.
 const MAX_SOURCES: usize = 4;
 
-/// Open requests that the word of one source may cause at first; each named peer that answers allows one more.
+/// Open requests that the word of one source may cause at first; each named peer that answers allows one more, and two
+/// that do not one less: who names only ghosts is not followed after the fourth.
 const FIRST_CREDIT: u32 = 2;
 const MOST_CREDIT: u32 = 10;
+const PER_GONE: u32 = 2;
 
 /// Named peers that were not there, before their namer is noted for it, and their share.
 const GHOSTS: u32 = 5;
@@ -40,8 +47,8 @@ pub struct Peer {
     pub state: State,
     /// In the region.
     pub member: bool,
-    /// Known to us, not hearsay.
-    pub seed: bool,
+    /// Known to us by this card, not hearsay.
+    pub seed: Option<Arc<Card>>,
     /// Steps of hearsay inside the region: 0 was named from outside of it.
     pub level: u8,
     /// The line that heard of it first.
@@ -52,10 +59,14 @@ pub struct Peer {
     /// `tried` of them were used up.
     cards: Vec<Arc<Card>>,
     tried: usize,
+    /// Questions under way, and the time of the latest card that was tried.
+    asked: usize,
+    latest: UnixMillis,
     // As a source.
     open: u32,
     named_here: u32,
     named_gone: u32,
+    named_slow: u32,
     noted: bool,
 }
 
@@ -92,16 +103,19 @@ impl Peers {
                 distance: card.position.distance(target),
                 state: State::New,
                 member: false,
-                seed: false,
+                seed: None,
                 level: u8::MAX,
                 line,
                 line_asked: None,
                 sources: Vec::new(),
                 cards: Vec::new(),
                 tried: 0,
+                asked: 0,
+                latest: UnixMillis(0),
                 open: 0,
                 named_here: 0,
                 named_gone: 0,
+                named_slow: 0,
                 noted: false,
             });
             self.all.len() - 1
@@ -120,12 +134,13 @@ impl Peers {
     /// Somebody whose word has credit left, or nobody's word is needed: `Some(None)`.
     pub fn payer(&self, at: Index) -> Option<Option<Index>> {
         let peer = &self.all[at];
-        if peer.seed {
+        if peer.seed.is_some() {
             return Some(None);
         }
         let credit = |source: &&Index| {
             let source = &self.all[**source];
-            source.open < (FIRST_CREDIT + source.named_here).min(MOST_CREDIT)
+            let earned = FIRST_CREDIT + source.named_here;
+            source.open < earned.saturating_sub((source.named_gone + source.named_slow) / PER_GONE).min(MOST_CREDIT)
         };
         peer.sources.iter().find(credit).map(|source| Some(*source))
     }
@@ -135,6 +150,8 @@ impl Peers {
         let peer = &mut self.all[at];
         let card = peer.cards.get(peer.tried)?.clone();
         peer.tried += 1;
+        peer.asked += 1;
+        peer.latest = peer.latest.max(card.issued_at);
         peer.state = State::Open;
         if let Some(payer) = payer {
             self.all[payer].open += 1;
@@ -149,21 +166,51 @@ impl Peers {
         }
     }
 
-    /// It answered: its sources spoke true.
-    pub fn is_here(&mut self, at: Index, mut note: impl FnMut(NodeKey, Word)) {
-        self.all[at].state = State::Answered;
+    /// It does not answer in time: whoever named it is followed less.
+    pub fn is_slow(&mut self, at: Index) {
         for source in self.all[at].sources.clone() {
+            self.all[source].named_slow += 1;
+        }
+    }
+
+    fn was_slow(&mut self, at: Index) {
+        for source in self.all[at].sources.clone() {
+            let source = &mut self.all[source];
+            source.named_slow = source.named_slow.saturating_sub(1);
+        }
+    }
+
+    /// It answered: its sources spoke true. False if it had answered already.
+    pub fn is_here(&mut self, at: Index, overdue: bool, mut note: impl FnMut(NodeKey, Word)) -> bool {
+        if overdue {
+            self.was_slow(at);
+        }
+        let peer = &mut self.all[at];
+        peer.asked = peer.asked.saturating_sub(1);
+        if std::mem::replace(&mut peer.state, State::Answered) == State::Answered {
+            return false;
+        }
+        for source in peer.sources.clone() {
             let source = &mut self.all[source];
             source.named_here += 1;
             if source.named_here == 1 {
                 note(source.node, Word::Useful);
             }
         }
+        true
     }
 
     /// It is not where the card says. Whether another card is left to try.
-    pub fn is_gone(&mut self, at: Index, mut note: impl FnMut(NodeKey, Word)) -> bool {
-        for source in self.all[at].sources.clone() {
+    pub fn is_gone(&mut self, at: Index, overdue: bool, mut note: impl FnMut(NodeKey, Word)) -> bool {
+        if overdue {
+            self.was_slow(at);
+        }
+        let peer = &mut self.all[at];
+        peer.asked = peer.asked.saturating_sub(1);
+        if peer.state == State::Answered {
+            return false;
+        }
+        for source in peer.sources.clone() {
             let source = &mut self.all[source];
             source.named_gone += 1;
             let share = f64::from(source.named_gone) / f64::from(source.named_gone + source.named_here);
@@ -173,13 +220,10 @@ impl Peers {
             }
         }
         let peer = &mut self.all[at];
-        let more = peer.tried < peer.cards.len();
-        peer.state = if more { State::New } else { State::Failed };
-        more
-    }
-
-    pub fn named_ghosts(&self, at: Index) -> bool {
-        self.all[at].noted
+        if peer.asked == 0 {
+            peer.state = if peer.has_more() { State::New } else { State::Failed };
+        }
+        peer.is_askable()
     }
 
     pub fn sources(&self, at: Index) -> &[Index] {
@@ -190,24 +234,38 @@ impl Peers {
 impl Peer {
     fn take_card(&mut self, card: &Arc<Card>) {
         let same = |known: &Arc<Card>| known.addresses == card.addresses && known.signed == card.signed;
-        if self.cards.len() >= MAX_CARDS || self.cards.iter().any(same) {
+        if self.cards.iter().any(same) {
             return;
         }
         // Its latest word first, among those not tried.
         let later = self.cards[self.tried..].iter().position(|known| known.issued_at < card.issued_at);
         self.cards.insert(later.map_or(self.cards.len(), |at| self.tried + at), card.clone());
-        if self.state == State::Failed {
+        self.cards.truncate(self.tried + MAX_CARDS);
+        if self.state == State::Failed && self.has_more() {
             self.state = State::New;
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.tried < self.cards.len().min(MAX_TRIES)
+    }
+
+    /// Not asked yet, or being asked by an older card than the one that is next: whoever was named by an old card must
+    /// not be out of reach while we wait at a dead address.
+    pub fn is_askable(&self) -> bool {
+        match self.state {
+            State::New => self.has_more(),
+            State::Open => {
+                self.has_more()
+                    && self.asked < MAX_OPEN
+                    && self.cards.get(self.tried).is_some_and(|card| card.issued_at > self.latest)
+            }
+            State::Answered | State::Failed => false,
         }
     }
 
     /// Of the card that is next.
     pub fn next_network(&self) -> Option<Network> {
         self.cards.get(self.tried).map(|card| card.network)
-    }
-
-    /// Of the card that was asked last.
-    pub fn network(&self) -> Option<Network> {
-        self.cards.get(self.tried.checked_sub(1)?).map(|card| card.network)
     }
 }

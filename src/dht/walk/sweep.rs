@@ -1,9 +1,9 @@
 //! Asks everybody in the region. Not by nearness, which an attacker chooses, but in turn by the lines that heard of
 //! them, first those named from outside of the region, then by a hash nobody can foresee; few of one network first.
 
-use super::super::{Caps, Diversity, REGION};
+use super::super::{Caps, Diversity, Network, REGION};
 use super::WalkConfig;
-use super::peers::{Index, Peers, State};
+use super::peers::{Index, Peers};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Members beyond which a region is more crowded than honest nodes make it, in parts of the expected number: chance is
@@ -20,7 +20,7 @@ const AT_ONCE: usize = 32;
 const GHOSTS: usize = 2;
 
 /// Candidates looked at in one line before the next line's turn.
-const GLANCE: usize = 24;
+const GLANCE: usize = 48;
 
 /// Up to how many members a region of few networks is filled up, in parts of the expected number.
 const FILL: usize = 2;
@@ -36,7 +36,7 @@ pub struct Sweep {
     /// Everybody is in the region: networks do not matter.
     pub everybody: bool,
     chosen: Diversity,
-    counted: BTreeSet<Index>,
+    counted: BTreeSet<(Index, u64)>,
     salt: u64,
     pub answered: usize,
     dense: usize,
@@ -69,7 +69,7 @@ impl Sweep {
     /// A member was heard of.
     pub fn offer(&mut self, at: Index, peers: &Peers, line: usize) {
         let peer = peers.get(at);
-        if peer.state == State::New {
+        if peer.is_askable() {
             let key = (peer.level, mix(&peer.node.0, self.salt));
             self.queues[line].insert(key, at);
         }
@@ -100,7 +100,7 @@ impl Sweep {
         if !self.filling || self.is_full() || self.answered + self.open >= FILL * REGION {
             return None;
         }
-        self.rest.retain(|_, at| peers.get(*at).state == State::New);
+        self.rest.retain(|_, at| peers.get(*at).is_askable());
         let (hash, at) = self.rest.iter().find(|(_, at)| peers.payer(**at).is_some()).map(|(h, a)| (*h, *a))?;
         self.rest.remove(&hash);
         Some(at)
@@ -112,11 +112,11 @@ impl Sweep {
         for (key, at) in self.queues[line].iter().take(GLANCE) {
             let peer = peers.get(*at);
             let network = peer.next_network();
-            if peer.state != State::New {
+            if !peer.is_askable() {
                 over.push((*key, false));
             } else if peers.payer(*at).is_none() {
             } else if self.everybody || network.is_some_and(|network| self.chosen.admit(&network, &Caps::CLOSE)) {
-                self.counted.insert(*at);
+                self.counted.extend(network.map(|network| (*at, network.subnet)));
                 over.push((*key, false));
                 next = Some(*at);
                 break;
@@ -153,12 +153,10 @@ impl Sweep {
         }
     }
 
-    pub fn gone(&mut self, at: Index, peers: &Peers) {
+    pub fn gone(&mut self, at: Index, network: &Network) {
         self.gone += 1;
-        if self.counted.remove(&at)
-            && let Some(network) = peers.get(at).network()
-        {
-            self.chosen.release(&network);
+        if self.counted.remove(&(at, network.subnet)) {
+            self.chosen.release(network);
         }
     }
 

@@ -81,6 +81,45 @@ fn a_lie_about_an_address_costs_only_its_card() {
 }
 
 #[test]
+fn a_later_card_does_not_wait_for_the_silence_of_an_older_one() {
+    let now = Instant::now();
+    let config = WalkConfig { paths: 2, parallel: 1, ..WalkConfig::default() };
+    let mut walk = walk(vec![at(0.3, 1, 1), at(0.4, 2, 2)], config.clone(), now);
+    let first = all(&mut walk, now);
+    let honest = member(7);
+    let mut old = Card::clone(&honest);
+    old.addresses[0].port = 1;
+    old.issued_at = crate::clock::UnixMillis(1);
+    walk.answered(first[0].id, &[Arc::new(old)], now);
+    let asked = all(&mut walk, now);
+    walk.answered(first[1].id, std::slice::from_ref(&honest), now);
+    let again = all(&mut walk, now);
+    assert_eq!(again[0].to, honest);
+    walk.answered(again[0].id, &[], now);
+    all(&mut walk, now + config.hard);
+    walk.answered(asked[0].id, &[], now);
+    assert_eq!(walk.region(), [honest], "and is told once");
+}
+
+#[test]
+fn who_names_ghosts_is_soon_not_followed() {
+    let now = Instant::now();
+    let mut walk = walk(vec![at(0.3, 1, 1)], WalkConfig::default(), now);
+    let first = all(&mut walk, now);
+    walk.answered(first[0].id, &(10..30).map(member).collect::<Vec<_>>(), now);
+    let mut dialled = 0;
+    loop {
+        let asked = all(&mut walk, now);
+        if asked.is_empty() {
+            break;
+        }
+        dialled += asked.len();
+        asked.iter().for_each(|step| walk.failed(step.id, Failure::Unreachable, now));
+    }
+    assert_eq!(dialled, 4);
+}
+
+#[test]
 fn one_word_causes_few_requests() {
     let now = Instant::now();
     let mut walk = walk(vec![at(0.3, 1, 1)], WalkConfig::default(), now);
