@@ -21,11 +21,11 @@ const MAX_OPEN: usize = 3;
 /// Sources remembered of one peer.
 const MAX_SOURCES: usize = 4;
 
-/// Open requests that the word of one source may cause at first; each named peer that answers allows one more, and two
-/// that do not one less: who names only ghosts is not followed after the fourth.
+/// Open requests that the word of one source may cause at first; each named peer that answers allows one more, and three
+/// that do not one less: who names only ghosts is not followed after the sixth.
 const FIRST_CREDIT: u32 = 2;
 const MOST_CREDIT: u32 = 10;
-const PER_GONE: u32 = 2;
+const PER_GONE: u32 = 3;
 
 /// Named peers that were not there, before their namer is noted for it, and their share.
 const GHOSTS: u32 = 5;

@@ -116,7 +116,7 @@ fn who_names_ghosts_is_soon_not_followed() {
         dialled += asked.len();
         asked.iter().for_each(|step| walk.failed(step.id, Failure::Unreachable, now));
     }
-    assert_eq!(dialled, 4);
+    assert_eq!(dialled, 6);
 }
 
 #[test]
