@@ -47,6 +47,7 @@ pub use table::{Admission, Estimate, Pace, Table};
 pub use walk::{Seeds, Step, StepId, Walk, WalkConfig};
 
 use crate::identity::NodeKey;
+use crate::ledger::Fact;
 use crate::record::RecordKey;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -136,6 +137,19 @@ pub enum Observation {
     Forged,
     /// An older record than the one it gave a receipt for, or nothing within its promise.
     Broken,
+}
+
+impl Observation {
+    /// As the ledger counts it.
+    pub fn fact(self) -> Fact {
+        match self {
+            Observation::Useful => Fact::Useful,
+            Observation::Silent => Fact::Silent,
+            Observation::Ghosts => Fact::Ghosts,
+            Observation::Forged => Fact::Forged,
+            Observation::Broken => Fact::Broken,
+        }
+    }
 }
 
 /// Observations of an operation: who, and what.
