@@ -14,7 +14,7 @@ use super::publish::Remembered;
 use super::records::Write;
 use super::*;
 use crate::clock::UnixMillis;
-use crate::dht::{Card, Position, Table, Voice};
+use crate::dht::{Card, Position, Row, Table, Voice};
 use crate::ledger::Ledger;
 use crate::reachability::Address;
 use crate::record::{Judge, RecordKey};
@@ -77,7 +77,7 @@ pub(super) struct Actor {
     /// Rows to be written behind, and the task that writes them.
     pub(super) writer: mpsc::Sender<Vec<Write>>,
     pub(super) writing: tokio::task::JoinHandle<()>,
-    pub(super) loaded: mpsc::Receiver<Vec<(RecordKey, ValidBundle)>>,
+    pub(super) loaded: mpsc::Receiver<Vec<(RecordKey, Row)>>,
     pub(super) dialling: Dialling,
     pub(super) peers: Peers,
     /// The servers that are known; kad's buckets are fed from it.
@@ -273,18 +273,17 @@ impl Actor {
 
     /// What the records want written goes to the writer; what it has no room for stays in memory only.
     fn write_behind(&mut self) {
-        let writes = self.swarm.behaviour_mut().kad.store_mut().take_writes();
+        let writes = self.holding().take_writes();
         if !writes.is_empty() && self.writer.try_send(writes).is_err() {
             tracing::debug!("the store is slow: records are kept in memory only");
         }
     }
 
-    fn load(&mut self, records: Vec<(RecordKey, ValidBundle)>) {
-        let now = UnixMillis::now();
-        let held = self.swarm.behaviour_mut().kad.store_mut();
-        for (key, bundle) in records {
+    fn load(&mut self, records: Vec<(RecordKey, Row)>) {
+        let (now, region) = (UnixMillis::now(), self.region());
+        for (key, row) in records {
             // What has no room or is over now is not kept; nobody needs to know.
-            let _ = held.keep(key, bundle, now);
+            let _ = self.holding().restore(key, &row, region, now);
         }
     }
 

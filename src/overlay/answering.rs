@@ -4,13 +4,11 @@
 use super::actor::Actor;
 use super::address::{ip_of, node_of};
 use super::exchange::{self, Pool, ReplyChannel};
-use super::intake::NotTaken;
-use super::records::{Kept, NotKept};
+use super::intake::{NotTaken, Put};
 use crate::admission::{Bucket, PerSource, Rate, Subnet};
 use crate::clock::UnixMillis;
-use crate::dht::{Ask, Position, Question, Said, Stored};
+use crate::dht::{Ask, Offered, Position, Question, Said, Stamp};
 use crate::ledger::Fact;
-use crate::record::{self, RecordKey};
 use crate::wire::{AddressScope, is_global};
 use bytes::Bytes;
 use libp2p::PeerId;
@@ -40,9 +38,6 @@ const MAX_SOURCES: usize = 1_024;
 /// How long the answer for a position is good, and positions for which one is kept.
 const FRESH: Duration = Duration::from_secs(5);
 const MAX_CACHED: usize = 256;
-
-/// A record is promised for this long at most, seconds (SECURITY §4.8: 20 to 40 minutes).
-const PROMISE: u64 = 1_800;
 
 pub(super) struct Answering {
     per_peer: PerSource<PeerId>,
@@ -144,7 +139,8 @@ impl Actor {
             return Said::Busy;
         }
         if let Ask::Store(key, bundle) = &question.ask {
-            return self.store(peer, connection, key, bundle, wall);
+            let stamp = Stamp::decode(&question.stamp);
+            return self.store(peer, connection, &Put { key: &key.0, bytes: bundle, stamp, what: "store" });
         }
         let from = self.inbound.get(&connection).and_then(ip_of).filter(|ip| is_global(*ip));
         // In an overlay of an office or a laboratory everybody has one address.
@@ -156,41 +152,16 @@ impl Actor {
         match &question.ask {
             Ask::Fetch(key) => {
                 self.meter.asked.inc();
-                Said::Held(self.swarm.behaviour_mut().kad.store_mut().bytes_of(key, wall))
+                Said::Held(self.holding().fetch(key, wall))
             }
             Ask::Find(_) | Ask::Store(..) => Said::Near,
         }
     }
 
-    fn store(
-        &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        key: &RecordKey,
-        bundle: &Bytes,
-        wall: UnixMillis,
-    ) -> Said {
-        let stored = |result| Said::Stored { result, sequence: 0 };
-        match self.take_in(peer, connection, "store", &key.0, bundle) {
-            Ok(Kept::Already | Kept::Fresher) => {
-                let Some(held) = self.swarm.behaviour_mut().kad.store_mut().held(key) else {
-                    return stored(Stored::Full);
-                };
-                let (sequence, left) = (held.sequence(), held.expires_at().0.saturating_sub(wall.0) / 1_000);
-                let promise = u32::try_from(left.min(PROMISE)).unwrap_or(0);
-                Said::Stored { result: Stored::Kept { promise }, sequence }
-            }
+    fn store(&mut self, peer: PeerId, connection: ConnectionId, put: &Put<'_>) -> Said {
+        match self.take_in(peer, connection, put) {
+            Ok(Offered { stored, sequence, .. }) => Said::Stored { result: stored, sequence },
             Err(NotTaken::Shunned | NotTaken::TooMany) => Said::Busy,
-            Err(NotTaken::Kept(NotKept::NotMine)) => stored(Stored::NotMine),
-            Err(NotTaken::Kept(NotKept::Full)) => stored(Stored::Full),
-            Err(NotTaken::Kept(NotKept::Rejected(reason))) => {
-                use record::RejectReason::{Equivocation, Revoked, Stale};
-                let newer = match reason {
-                    Stale | Revoked | Equivocation => self.swarm.behaviour_mut().kad.store_mut().bytes_of(key, wall),
-                    _ => None,
-                };
-                stored(newer.map_or(Stored::Invalid, |newer| Stored::Stale { newer }))
-            }
         }
     }
 

@@ -2,15 +2,17 @@
 //! and a peer that is noted.
 
 use super::actor::Actor;
-use super::address::ip_of;
-use super::records::{Kept, NEARER_IS_NOT_MINE, NotKept};
+use super::address::{ip_of, node_of};
 use crate::admission::{Bucket, PerSource, Rate, Subnet};
-use crate::dht::Position;
+use crate::dht::{Estimate, Holding, Network, Offered, Publisher, Stamp, Stored, Why};
+use crate::identity::NodeKey;
 use crate::ledger::Fact;
 use crate::record::{RecordKey, RejectReason};
-use crate::wire::is_global;
+use crate::wire::{AddressScope, is_global};
+use bytes::Bytes;
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// Puts of one peer. A gateway with 1,000 users refreshes 4,000 keys in 20 minutes, 3.3 a second to a peer that holds
@@ -26,9 +28,6 @@ const ALL: Rate = Rate { per_second: 1_000.0, burst: 4_000.0 };
 
 /// Peers with a rate of their own.
 const MAX_PEERS: usize = 1_024;
-
-/// From so many servers on a key may be none of our business.
-const LARGE: usize = 40;
 
 pub(super) struct Intake {
     per_peer: PerSource<PeerId>,
@@ -46,27 +45,32 @@ impl Intake {
     }
 }
 
-/// Why a record from a peer was not taken.
+/// Why nothing is taken from a peer now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotTaken {
-    /// Nothing is taken from this peer now.
     Shunned,
     /// It, its network, or everybody puts too often.
     TooMany,
-    Kept(NotKept),
+}
+
+/// A record that a peer wants kept.
+pub(super) struct Put<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) bytes: &'a Bytes,
+    pub(super) stamp: Option<Stamp>,
+    /// "put" by kad, "store" by `store/1`.
+    pub(super) what: &'static str,
 }
 
 impl Actor {
-    /// A peer wants a record kept, by kad's PUT (`what` = "put") or by `store/1` ("store").
+    /// A peer wants a record kept.
     pub(super) fn take_in(
         &mut self,
         source: PeerId,
         connection: ConnectionId,
-        what: &'static str,
-        key: &[u8],
-        bytes: &[u8],
-    ) -> Result<Kept, NotTaken> {
-        let now = Instant::now();
+        put: &Put<'_>,
+    ) -> Result<Offered, NotTaken> {
+        let (now, what) = (Instant::now(), put.what);
         self.upkeep.changed = true;
         if self.ledger.shuns(&source, now) {
             self.meter.refuse(format!("{what}: peer is shunned"));
@@ -78,30 +82,56 @@ impl Actor {
             return Err(NotTaken::TooMany);
         }
         // What others of its network, or everybody, put too often is not this peer's fault.
-        let from = self.inbound.get(&connection).and_then(ip_of).filter(|ip| is_global(*ip));
-        let shared = from.is_none_or(|ip| self.intake.per_subnet.take(Subnet::of(ip), now));
+        let ip = self.address_of(&source, connection);
+        let shared = ip.filter(|ip| is_global(*ip)).is_none_or(|ip| self.intake.per_subnet.take(Subnet::of(ip), now));
         if !shared || !self.intake.all.take(ALL, now) {
             self.meter.refuse(format!("{what}: too many"));
             return Err(NotTaken::TooMany);
         }
-        let nearer = match <[u8; 32]>::try_from(key) {
-            Ok(key) if self.table.len() >= LARGE => {
-                self.table.nearer_than_here(&Position::of_key(&RecordKey(key)), NEARER_IS_NOT_MINE)
-            }
-            _ => 0,
+        let (judge, region) = (self.judge(), self.region());
+        let from = self.publisher(&source, ip);
+        let offered = match put.key.try_into().map(RecordKey) {
+            Ok(key) => self.holding().offer(&key, put.bytes, &from, put.stamp, region, &judge),
+            Err(_) => Offered { stored: Stored::Invalid, why: Why::Rejected(RejectReason::WrongKey), sequence: 0 },
         };
-        let judge = self.judge();
-        let taken = self.swarm.behaviour_mut().kad.store_mut().offer(key, bytes, &judge, nearer);
-        match taken {
-            Ok(Kept::Already) => {}
-            Ok(Kept::Fresher) => {
+        match offered.why {
+            Why::Already => {}
+            Why::Fresher => {
                 self.meter.stored.inc();
                 self.ledger.note(source, Fact::Useful, now);
             }
-            Err(NotKept::Rejected(reason)) => self.note_refusal(source, what, reason, now),
-            Err(other @ (NotKept::NotMine | NotKept::Full)) => self.meter.refuse(format!("{what}: {other}")),
+            Why::Rejected(reason) => self.note_refusal(source, what, reason, now),
+            other => self.meter.refuse(format!("{what}: {other}")),
         }
-        taken.map_err(NotTaken::Kept)
+        Ok(offered)
+    }
+
+    /// Where a peer is: by this connection if it came in, else where it was dialled.
+    fn address_of(&self, peer: &PeerId, connection: ConnectionId) -> Option<IpAddr> {
+        let dialled = || self.peers.addresses_of_server(peer).and_then(|all| all.iter().find_map(ip_of));
+        self.inbound.get(&connection).and_then(ip_of).or_else(dialled)
+    }
+
+    /// On whose share a record counts. Private addresses say nothing of networks; under scope `global` those whose
+    /// address nobody knows are one.
+    fn publisher(&self, peer: &PeerId, ip: Option<IpAddr>) -> Publisher {
+        let ip = match self.scope {
+            AddressScope::Global => Some(ip.unwrap_or(IpAddr::from([0, 0, 0, 0]))),
+            AddressScope::Any => ip,
+        };
+        let says = |ip: &IpAddr| is_global(*ip) || ip.is_unspecified();
+        let node = node_of(peer).unwrap_or(NodeKey([0; 32]));
+        Publisher { node, network: ip.filter(says).map(Network::of) }
+    }
+
+    /// Radius of a region, as a share of the space.
+    pub(super) fn region(&self) -> f64 {
+        Estimate { nodes: self.upkeep.estimate as f64 }.region()
+    }
+
+    /// What this node keeps.
+    pub(super) fn holding(&mut self) -> &mut Holding {
+        &mut self.swarm.behaviour_mut().kad.store_mut().holding
     }
 
     /// Counts a refusal and notes who caused it.

@@ -4,8 +4,10 @@
 use super::actor::Actor;
 use super::address::{ip_of, to_plain};
 use super::behaviour::BehaviourEvent;
+use super::intake::Put;
 use super::peers::MAX_ADDRESSES;
 use crate::clock::UnixMillis;
+use bytes::Bytes;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -179,7 +181,9 @@ impl Actor {
             kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { source, connection, record } } => {
                 if let Some(record) = record {
                     // The acknowledgement has left already (K3): who wants to know asks on `store/1`.
-                    let _ = self.take_in(source, connection, "put", record.key.as_ref(), &record.value);
+                    let bytes = Bytes::from(record.value);
+                    let put = Put { key: record.key.as_ref(), bytes: &bytes, stamp: None, what: "put" };
+                    let _ = self.take_in(source, connection, &put);
                 }
             }
             kad::Event::RoutingUpdated { peer, addresses, .. } => {

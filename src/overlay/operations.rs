@@ -5,11 +5,9 @@ use super::asking::Asker;
 use super::lookup::Lookup;
 use super::publish::{Holders, Publication};
 use super::*;
-use crate::clock::UnixMillis;
 use crate::dht::{
     Answer, Ask, Card, Failure, Observation, Observations, Position, Progress, Published, Seeds, Walk, WalkConfig,
 };
-use crate::ledger::Fact;
 use crate::record::{self, RecordKey};
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,9 +15,6 @@ use std::time::Instant;
 /// Publications and lookups that run at once; more wait in line, and who comes when the line is full is turned away.
 const MAX_RUNNING: usize = 64;
 const MAX_WAITING: usize = 4096;
-
-/// Nodes nearer to a key, from which on an own user's record is not kept here.
-const NEARER: usize = 20;
 
 /// Who waits for time to pass is not woken more often.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -54,16 +49,17 @@ impl Actor {
             let _ = reply.send(Err(PublishError::Invalid(reason)));
             return;
         }
-        self.keep_own(&bundle, &keys, judge.now);
+        self.keep_own(&bundle, &keys);
         self.enqueue(Operation::Publish(Box::new(Publication::new(bundle, keys, Some(reply), now))));
     }
 
     /// What is published here and belongs here.
-    fn keep_own(&mut self, bundle: &ValidBundle, keys: &[RecordKey; 4], now: UnixMillis) {
+    fn keep_own(&mut self, bundle: &ValidBundle, keys: &[RecordKey; 4]) {
+        let (judge, region) = (self.judge(), self.region());
         for key in keys {
-            if self.table.nearer_than_here(&Position::of_key(key), NEARER) < NEARER {
+            if self.holding().is_mine(key, region) {
                 // Full is no failure: it is one copy less.
-                let _ = self.swarm.behaviour_mut().kad.store_mut().keep(*key, bundle.clone(), now);
+                let _ = self.holding().keep(*key, bundle, region, &judge);
             }
         }
     }
@@ -268,7 +264,7 @@ impl Actor {
                     }
                 }
                 if let Some(next) = publication.successor() {
-                    self.keep_own(&next.bundle, &next.keys, UnixMillis::now());
+                    self.keep_own(&next.bundle, &next.keys);
                     self.enqueue(Operation::Publish(Box::new(next)));
                 }
             }
@@ -290,23 +286,17 @@ impl Actor {
     fn observe(&mut self, observations: Observations, now: Instant) {
         for (node, observation) in observations {
             let Some(peer) = super::address::peer_named(&node) else { continue };
-            let fact = match observation {
-                Observation::Useful => Fact::Useful,
-                Observation::Silent => Fact::Late,
-                Observation::Ghosts => Fact::Refused,
-                Observation::Forged | Observation::Broken => Fact::Forged,
-            };
-            self.ledger.note(peer, fact, now);
-            if fact == Fact::Forged && self.ledger.shuns(&peer, now) {
+            self.ledger.note(peer, observation.fact(), now);
+            if observation != Observation::Useful && self.ledger.shuns(&peer, now) {
                 self.evict(&peer);
             }
         }
     }
 
     fn seeds(&self, target: &Position, salt: u64, now: Instant) -> Seeds {
-        let shunned =
-            |node: &NodeKey| super::address::peer_named(node).is_none_or(|peer| self.ledger.shuns(&peer, now));
-        self.table.seeds(target, salt, &shunned)
+        let avoided =
+            |node: &NodeKey| super::address::peer_named(node).is_none_or(|peer| self.ledger.avoids(&peer, now));
+        self.table.seeds(target, salt, &avoided)
     }
 
     pub(super) fn salt(&self) -> u64 {
@@ -314,9 +304,8 @@ impl Actor {
     }
 
     fn held_now(&mut self, key: &RecordKey) -> Option<ValidBundle> {
-        let now = UnixMillis::now();
-        let held = self.swarm.behaviour_mut().kad.store_mut().held(key)?;
-        (held.expires_at() > now).then(|| held.clone())
+        let judge = self.judge();
+        self.holding().bundle(key, &judge)
     }
 }
 

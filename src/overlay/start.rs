@@ -13,9 +13,9 @@ use super::records::{Records, Write};
 use super::upkeep::Upkeep;
 use super::*;
 use crate::clock::UnixMillis;
-use crate::dht::{Pace, Position, Voice};
+use crate::dht::{Pace, Position, Row, Voice};
 use crate::reachability::Transport;
-use crate::record::{self, Judge, RecordKey};
+use crate::record::{Judge, RecordKey};
 use crate::store::Table;
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
@@ -62,7 +62,8 @@ impl Overlay {
         let dialling = Dialling::new(config.scope);
         let transport =
             transport::build(&key, &meter.traffic, &dialling).map_err(|e| StartError::Other(e.to_string()))?;
-        let records = Records::new(here, config.limits.max_records, UnixMillis::now);
+        let records =
+            Records::new(Position::of_node(&config.secret.public()), config.limits.max_records, UnixMillis::now);
         let settings = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_CONNECTION);
         let mut swarm = Swarm::new(transport, Behaviour::new(&config, &key, records), here, settings);
         for address in &external {
@@ -250,7 +251,7 @@ fn cached_peers(store: &Store) -> Vec<peers::Cached> {
 
 /// The third door of the validator: what is on disk is judged like what comes from a peer. Blocking; ends early when
 /// the actor is gone.
-fn load(store: &Store, max: usize, judge: &Judge, loaded: &mpsc::Sender<Vec<(RecordKey, ValidBundle)>>) {
+fn load(store: &Store, max: usize, judge: &Judge, loaded: &mpsc::Sender<Vec<(RecordKey, Row)>>) {
     let rows = match store.scan(Table::Records, usize::MAX) {
         Ok(rows) => rows,
         Err(error) => {
@@ -263,7 +264,7 @@ fn load(store: &Store, max: usize, judge: &Judge, loaded: &mpsc::Sender<Vec<(Rec
         let valid = <[u8; 32]>::try_from(key.as_slice())
             .ok()
             .map(RecordKey)
-            .and_then(|key| Some((key, record::validate(&bytes, &key, judge, None).ok()?)));
+            .and_then(|key| Some((key, Row::read(&key, &bytes, judge)?)));
         match valid {
             Some(valid) if kept < max => {
                 kept += 1;
@@ -296,8 +297,8 @@ fn spawn_writer(store: Store) -> (mpsc::Sender<Vec<Write>>, tokio::task::JoinHan
                 let mut outcome = Ok(());
                 for (key, value) in rows {
                     let result = match value {
-                        Some(value) => store.put(Table::Records, &key, &value),
-                        None => store.remove(Table::Records, &key),
+                        Some(value) => store.put(Table::Records, &key.0, &value),
+                        None => store.remove(Table::Records, &key.0),
                     };
                     outcome = outcome.and(result);
                 }

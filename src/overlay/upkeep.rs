@@ -52,7 +52,7 @@ pub(super) struct Upkeep {
     pub(super) addresses_changed: bool,
     /// This node serves the DHT.
     pub(super) server: bool,
-    estimate: usize,
+    pub(super) estimate: usize,
     /// Somebody reached us directly: over the open network, or at least over a private one.
     dialled: bool,
     dialled_privately: bool,
@@ -142,7 +142,7 @@ impl Actor {
         self.probe_table(now);
         if now >= self.upkeep.housekeeping_at {
             self.upkeep.housekeeping_at = now + HOUSEKEEPING;
-            self.swarm.behaviour_mut().kad.store_mut().expire(UnixMillis::now());
+            self.holding().expire(UnixMillis::now());
             self.save_peers();
         }
     }
@@ -260,7 +260,7 @@ impl Actor {
             peers: self.peers.connected_count(),
             estimate: self.upkeep.estimate,
             server: self.upkeep.server,
-            records_held: behaviour.kad.store_mut().len(),
+            records_held: behaviour.kad.store_mut().holding.len(),
             links: behaviour.link.len(),
             listen: self.listen_texts(),
             bytes_in,
