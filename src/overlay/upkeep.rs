@@ -19,12 +19,15 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_millis(100);
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Walks to the own position and to a far corner: at once when the first server is known, then after 1 s, doubling up to
+/// Walks to the own position and to a far corner: at once when the first server is known, then after 2 s, doubling up to
 /// 5 minutes, or less while there are few.
-const WALK_FIRST: Duration = Duration::from_secs(1);
+const WALK_FIRST: Duration = Duration::from_secs(2);
 const WALK_MOST: Duration = Duration::from_secs(300);
 const WALK_FEW: Duration = Duration::from_secs(30);
 const FEW: usize = 4;
+
+/// Overlays of so many nodes have one region.
+const EVERYBODY: usize = 64;
 
 /// Servers probed in one round.
 const MAX_PROBES: usize = 4;
@@ -156,6 +159,8 @@ impl Actor {
         match self.upkeep.walk_at {
             None => self.upkeep.walk_pause = WALK_FIRST,
             Some(at) if now < at => return,
+            // In a small overlay the walk to the own position asks everybody.
+            Some(_) if self.table.len() < EVERYBODY => {}
             Some(_) => {
                 // Far corners too, or the table knows the neighbourhood only.
                 let salt = self.salt();
