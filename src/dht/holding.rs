@@ -17,19 +17,21 @@
 
 mod pace;
 mod repair;
+mod room;
 mod row;
 mod shares;
 
 pub use repair::Repair;
 pub use row::Row;
 
-use super::stamp::{MAX_STAMP_BITS, Stamp};
+use super::stamp::Stamp;
 use super::{MAX_PROMISE, Network, Position, REGION, Stored};
 use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
 use crate::record::{self, Judge, MAX_BUNDLE_BYTES, RecordKey, RejectReason, ValidBundle};
 use bytes::Bytes;
-use pace::{Pace, Paces, Rhythm};
+use pace::{Pace, Rhythm};
+use room::Quotas;
 use shares::{Share, Shares};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -43,37 +45,14 @@ const MAX_RECENT: usize = 32;
 const BUSY: f64 = 0.5;
 const CROWDED: f64 = 0.8;
 
-/// A network with no more than this share of the store is light: it pays nothing until the store is crowded. Some
-/// 250 bundles, which is what a gateway of a thousand users has at each holder in an overlay of 160 nodes.
-const LIGHT: f64 = 1.0 / 256.0;
-
-/// A network with more than this share has no old rights: else whoever filled the store a day ago would keep it.
-const TOO_HEAVY: f64 = 1.0 / 8.0;
-
-/// So old, and in the core region, a record is not evicted.
-const OLD_MS: u64 = 24 * 3_600_000;
-
-/// Stamps start at so many bits (2 ms of a core) and grow to [`MAX_STAMP_BITS`] when full.
-const FIRST_BITS: f64 = 14.0;
-
 /// A record is not kept farther away than so many times the radius of a region: estimates differ by less.
 const REACH: f64 = 4.0;
 
 /// In overlays of so many nodes everything is everybody's.
 const SMALL: f64 = 64.0;
 
-/// New records of a busy store: a day's worth at once, then by the hour (SECURITY §3.10).
-const PER_PEER: Rhythm = Rhythm { every_ms: 3_600_000 / 5, burst: 5 * 24 };
-const PER_SUBNET: Rhythm = Rhythm { every_ms: 3_600_000 / 20, burst: 20 * 24 };
-const PER_SYSTEM: Rhythm = Rhythm { every_ms: 3_600_000 / 200, burst: 200 * 24 };
-/// Sources of each kind that are counted by themselves.
-const MAX_COUNTED: usize = 1_024;
-
 /// Changes of one slot; a bundle has so many times more as it has slots.
 const PER_SLOT: Rhythm = Rhythm { every_ms: 30_000, burst: 5 };
-
-/// Records looked at to find one that may be evicted: a bound on the work, not on the search's success.
-const MAX_LOOKED_AT: usize = 256;
 
 /// How much there is room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,9 +135,7 @@ pub struct Holding {
     bytes: usize,
     by_expiry: BTreeSet<(UnixMillis, RecordKey)>,
     shares: Shares,
-    peers: Paces<NodeKey>,
-    subnets: Paces<u64>,
-    systems: Paces<u64>,
+    quotas: Quotas,
     /// Verified last, with the user's keys; the latest first.
     recent: VecDeque<([RecordKey; 4], ValidBundle)>,
     writes: Vec<Write>,
@@ -174,9 +151,7 @@ impl Holding {
             bytes: 0,
             by_expiry: BTreeSet::new(),
             shares: Shares::default(),
-            peers: Paces::new(PER_PEER, MAX_COUNTED),
-            subnets: Paces::new(PER_SUBNET, MAX_COUNTED),
-            systems: Paces::new(PER_SYSTEM, MAX_COUNTED),
+            quotas: Quotas::default(),
             recent: VecDeque::new(),
             writes: Vec::new(),
         }
@@ -322,69 +297,13 @@ impl Holding {
             return Err((Stored::Full, Why::NoRoom));
         }
         if !renews && self.load() >= BUSY {
-            self.count(from, now);
+            self.quotas.count(from, now);
         }
         if renews && let Some(held) = self.held.get_mut(key) {
             let slots = bundle.slots().max(1) as u64;
             held.pace.count(Rhythm { every_ms: PER_SLOT.every_ms / slots, ..PER_SLOT }, now);
         }
         Ok(Why::Fresher)
-    }
-
-    /// Whether something new may come from `from`, by what is known before its signatures are looked at.
-    fn admit(
-        &self,
-        key: &RecordKey,
-        bytes: usize,
-        from: &Publisher,
-        share: Share,
-        stamp: Option<Stamp>,
-        now: UnixMillis,
-    ) -> Result<(), (Stored, Why)> {
-        let load = self.load_with(1, bytes);
-        let Some(network) = from.network.filter(|_| load >= BUSY) else { return self.fits(bytes, share) };
-        let light = self.part(self.shares.weight(share) + bytes) <= LIGHT;
-        if load >= CROWDED || !light {
-            let bits = Self::bits(load);
-            if !stamp.is_some_and(|stamp| stamp.is_worth(key, bits, now)) {
-                return Err((Stored::Stamp { bits }, Why::NoStamp));
-            }
-        }
-        let counted = self.peers.allows(&from.node, now)
-            && self.subnets.allows(&network.subnet, now)
-            && self.systems.allows(&network.system, now);
-        if !light && !counted {
-            return Err((Stored::Full, Why::TooMany));
-        }
-        self.fits(bytes, share)
-    }
-
-    /// Proof of work wanted at this load.
-    fn bits(load: f64) -> u8 {
-        let more = (load - BUSY).max(0.0) / (1.0 - BUSY) * (f64::from(MAX_STAMP_BITS) - FIRST_BITS);
-        ((FIRST_BITS + more).round() as u8).min(MAX_STAMP_BITS)
-    }
-
-    /// A weight as a share of the store.
-    fn part(&self, weight: usize) -> f64 {
-        weight as f64 / (self.limits.bytes.min(self.limits.records.saturating_mul(2_048)).max(1)) as f64
-    }
-
-    /// In a crowded store there is room only for those who are not the heaviest.
-    fn fits(&self, bytes: usize, share: Share) -> Result<(), (Stored, Why)> {
-        let weight = self.shares.weight(share) + bytes + shares::OVERHEAD;
-        if self.load_with(1, bytes) <= CROWDED || self.shares.heavier_than(weight).next().is_some() {
-            return Ok(());
-        }
-        Err((Stored::Full, Why::NoRoom))
-    }
-
-    fn count(&mut self, from: &Publisher, now: UnixMillis) {
-        if let Some(network) = from.network {
-            self.peers.count(from.node, now);
-            self.subnets.count(network.subnet, now);
-            self.systems.count(network.system, now);
-        }
     }
 
     /// The validator, with all that is known of the user. With a refusal as stale: what is known to be fresher.
@@ -469,40 +388,6 @@ impl Holding {
         let sequence = bundle.sequence();
         self.held.insert(key, Held { bytes, expires, judged: now, arrived, sequence, share, pace });
         true
-    }
-
-    /// Makes room under `key` for so many bytes, from the heaviest network and its newest record on.
-    fn make_room(&mut self, key: &RecordKey, bytes: usize, share: Share, region: f64, now: UnixMillis) -> bool {
-        let (records, freed) = self.held.get(key).map_or((1, 0), |held| (0, held.bytes.len()));
-        let renews = records == 0;
-        let over = |holding: &Self, limit: f64| {
-            let grown = bytes.saturating_sub(freed);
-            holding.load_with(records, grown) > limit
-        };
-        if !over(self, if renews { 1.0 } else { CROWDED }) {
-            return true;
-        }
-        self.expire(now);
-        let weight = match share {
-            Share::OWN => 0,
-            share => self.shares.weight(share) + bytes + shares::OVERHEAD,
-        };
-        while over(self, if renews { 1.0 } else { CROWDED }) {
-            let Some(victim) = self.victim(key, weight, region, now) else { break };
-            self.forget(&victim);
-        }
-        !over(self, 1.0)
-    }
-
-    /// The newest record of the heaviest network that may go.
-    fn victim(&self, spare: &RecordKey, above: usize, region: f64, now: UnixMillis) -> Option<RecordKey> {
-        let old = |arrived: UnixMillis| now.0.saturating_sub(arrived.0) >= OLD_MS;
-        let candidates = self.shares.heavier_than(above).flat_map(|(share, weight)| {
-            let protects = self.part(weight) <= TOO_HEAVY;
-            self.shares.newest(share).map(move |(arrived, key)| (protects && old(arrived), key))
-        });
-        let mut candidates = candidates.take(MAX_LOOKED_AT).filter(|(_, key)| key != spare);
-        candidates.find(|(protected, key)| !protected || self.distance(key) > region).map(|(_, key)| key)
     }
 
     /// Forgets what is over.

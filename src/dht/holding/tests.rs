@@ -1,3 +1,4 @@
+use super::room::OLD_MS;
 use super::*;
 use crate::identity::{CertificateBytes, NodeSecret, Seed, UserIdentity};
 use crate::record::{EntryDraft, UserHeader};
