@@ -111,7 +111,11 @@ enum Command {
         who: String,
     },
     /// What the running node is doing
-    Status,
+    Status {
+        /// Who it knows in the overlay, and what it has seen them do
+        #[arg(long)]
+        peers: bool,
+    },
     /// The settings in force
     #[command(subcommand)]
     Config(settings::ConfigCommand),
@@ -172,7 +176,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Some(Command::Call(args)) => call::call(&common, args).await,
         Some(Command::Answer(args)) => call::answer(&common, args).await,
         Some(Command::Lookup { who }) => status::lookup(&common, &who).await,
-        Some(Command::Status) => status::status(&common).await,
+        Some(Command::Status { peers: false }) => status::status(&common).await,
+        Some(Command::Status { peers: true }) => status::peers(&common).await,
         Some(Command::Config(command)) => settings::config(&common, command),
     }
 }

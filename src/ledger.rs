@@ -188,6 +188,11 @@ impl<P: Hash + Eq + Copy> Ledger<P> {
         self.accounts.get(peer).map_or(Sums::default(), |account| account.now(now))
     }
 
+    /// Where a peer was met last.
+    pub fn network_of(&self, peer: &P) -> Option<u64> {
+        self.accounts.get(peer)?.network
+    }
+
     /// Everybody of whom anything is known, with what.
     pub fn iter(&self, now: Instant) -> impl Iterator<Item = (&P, Sums)> {
         self.accounts.iter().map(move |(peer, account)| (peer, account.now(now)))

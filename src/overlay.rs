@@ -24,6 +24,7 @@ mod cards;
 mod dialling;
 mod exchange;
 mod intake;
+mod keeping;
 mod limits;
 pub mod link;
 mod lookup;
@@ -48,6 +49,7 @@ use crate::uri::IdHash;
 use crate::wire::{AddressScope, OverlayId};
 use actor::{Command, Target};
 use bytes::Bytes;
+pub use keeping::PeerReport;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -236,6 +238,15 @@ impl Overlay {
             tracing::debug!("lookup turned away: too busy or stopping");
         }
         receiver
+    }
+
+    /// Peers that are known by the table or the ledger, the worst first; nothing when the overlay is stopping.
+    pub async fn peers(&self) -> Vec<PeerReport> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Peers(reply)).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
     }
 
     /// This node answers hellos for `user` from now on (and shows `bundle` as proof).

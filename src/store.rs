@@ -38,6 +38,8 @@ pub enum Table {
     Peers,
     /// time-ordered id → finished call.
     History,
+    /// peer id → what it did, faded to a time.
+    Ledger,
 }
 
 /// Key and value.
@@ -53,8 +55,15 @@ enum WhenFull {
 }
 
 impl Table {
-    pub(crate) const ALL: [Table; 6] =
-        [Table::Sequences, Table::Registrations, Table::Records, Table::Pins, Table::Peers, Table::History];
+    pub(crate) const ALL: [Table; 7] = [
+        Table::Sequences,
+        Table::Registrations,
+        Table::Records,
+        Table::Pins,
+        Table::Peers,
+        Table::History,
+        Table::Ledger,
+    ];
 
     fn index(self) -> usize {
         match self {
@@ -64,6 +73,7 @@ impl Table {
             Table::Pins => 3,
             Table::Peers => 4,
             Table::History => 5,
+            Table::Ledger => 6,
         }
     }
 
@@ -76,6 +86,7 @@ impl Table {
             Table::Records => (50_000, WhenFull::Refuse),
             Table::Pins => (100_000, WhenFull::Refuse),
             Table::Peers => (2_000, WhenFull::Refuse),
+            Table::Ledger => (10_000, WhenFull::Refuse),
             Table::History => (50_000, WhenFull::DropFirst),
         }
     }

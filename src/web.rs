@@ -99,6 +99,7 @@ impl Api {
         let shared = Arc::new(Shared { parts, started: Instant::now(), lookups: Semaphore::new(MAX_LOOKUPS), tasks });
         let guarded = Router::new()
             .route("/v1/status", get(status))
+            .route("/v1/peers", get(peers))
             .route("/v1/lookup", get(lookup_route))
             .layer(middleware::from_fn_with_state(shared.clone(), needs_token));
         let router = Router::new()
@@ -154,6 +155,10 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
         media: parts.media.status().borrow().clone(),
         calls: parts.calls.status().borrow().clone(),
     })
+}
+
+async fn peers(State(shared): State<Arc<Shared>>) -> Json<Vec<crate::overlay::PeerReport>> {
+    Json(shared.parts.overlay.peers().await)
 }
 
 #[derive(Deserialize)]

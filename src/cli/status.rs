@@ -3,6 +3,7 @@
 use super::local::{self, Reach};
 use super::words::{print, print_json, say};
 use super::{Common, Outcome, recovery};
+use crate::clock::UnixMillis;
 use crate::node::run_file::RunInfo;
 use crate::web::look_up;
 use serde_json::Value;
@@ -46,6 +47,45 @@ pub(super) async fn status(common: &Common) -> anyhow::Result<Outcome> {
     }
     print(&format!("calls     {} active, {} since start", number("/calls/active"), number("/calls/total")));
     Ok(Outcome::Done)
+}
+
+pub(super) async fn peers(common: &Common) -> anyhow::Result<Outcome> {
+    let dir = common.dir()?;
+    let Some(run) = RunInfo::of_running(&dir)? else {
+        say(&format!("no node runs on {}", dir.path().display()));
+        return Ok(Outcome::No);
+    };
+    let (code, peers) = local::get(&run, &dir, "/v1/peers").await?;
+    anyhow::ensure!(code == 200, "the running node refused ({code})");
+    if common.json {
+        print_json(&peers)?;
+        return Ok(Outcome::Done);
+    }
+    print(&row("peer", "network", ["good", "slow", "bad"].map(String::from), "seen first", "", ""));
+    let now = UnixMillis::now();
+    for peer in peers.as_array().into_iter().flatten() {
+        let text = |field: &str| peer.get(field).and_then(Value::as_str).unwrap_or("-");
+        let flag = |field: &str| peer.get(field).and_then(Value::as_bool).unwrap_or(false);
+        let sums = ["good", "slow", "bad"]
+            .map(|field| format!("{:.1}", peer.get(field).and_then(Value::as_f64).unwrap_or_default()));
+        let first = peer.get("first_seen").and_then(Value::as_u64);
+        let since =
+            first.map_or_else(|| "-".to_owned(), |at| format!("{} h ago", now.0.saturating_sub(at) / 3_600_000));
+        let table = if flag("in_table") { "in table" } else { "" };
+        let verdict = match (flag("shunned"), flag("avoided")) {
+            (true, _) => "shunned",
+            (false, true) => "asked last",
+            (false, false) => "",
+        };
+        print(&row(text("peer_id"), text("network"), sums, &since, table, verdict));
+    }
+    Ok(Outcome::Done)
+}
+
+fn row(peer: &str, network: &str, [good, slow, bad]: [String; 3], since: &str, table: &str, verdict: &str) -> String {
+    format!("{peer:52}  {network:18}  {good:>6}  {slow:>6}  {bad:>6}  {since:>10}  {table:8}  {verdict}")
+        .trim_end()
+        .into()
 }
 
 pub(super) async fn lookup(common: &Common, who: &str) -> anyhow::Result<Outcome> {

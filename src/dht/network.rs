@@ -15,6 +15,18 @@ pub struct Network {
 }
 
 impl Network {
+    /// How people write a [`Network::subnet`].
+    pub fn name_of(subnet: u64) -> String {
+        let [kind, _, a, b, c, d, e, f] = subnet.to_be_bytes();
+        match kind {
+            4 => format!("{d}.{e}.{f}.0/24"),
+            _ => {
+                let pair = |high, low| u16::from_be_bytes([high, low]);
+                format!("{:x}:{:x}:{:x}::/48", pair(a, b), pair(c, d), pair(e, f))
+            }
+        }
+    }
+
     /// Of an address, without a map of autonomous systems.
     pub fn of(ip: IpAddr) -> Self {
         let (subnet, wide) = match ip.to_canonical() {
@@ -104,6 +116,12 @@ mod tests {
         assert_eq!(of("2a00:1:2::1").subnet, of("2a00:1:2:3::1").subnet);
         assert_ne!(of("2a00:1:2::1").subnet, of("2a00:1:3::1").subnet);
         assert_eq!(of("2a00:1:2::1").wide, of("2a00:1:3::1").wide);
+    }
+
+    #[test]
+    fn subnets_have_names() {
+        assert_eq!(Network::name_of(of("8.9.10.11").subnet), "8.9.10.0/24");
+        assert_eq!(Network::name_of(of("2a00:1:2::1").subnet), "2a00:1:2::/48");
     }
 
     #[test]

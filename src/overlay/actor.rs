@@ -14,7 +14,7 @@ use super::publish::Remembered;
 use super::records::Write;
 use super::*;
 use crate::clock::UnixMillis;
-use crate::dht::{Card, Position, Row, Table, Voice};
+use crate::dht::{Card, Position, Repair, Row, Table, Voice};
 use crate::ledger::Ledger;
 use crate::reachability::Address;
 use crate::record::{Judge, RecordKey};
@@ -44,6 +44,7 @@ pub(super) enum Command {
     Connect { to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>> },
     Send { link: LinkId, message: Bytes },
     Close(LinkId),
+    Peers(oneshot::Sender<Vec<PeerReport>>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -94,6 +95,7 @@ pub(super) struct Actor {
     pub(super) remembered: Remembered,
     pub(super) processes: Processes,
     pub(super) ledger: Ledger<PeerId>,
+    pub(super) repair: Repair,
     pub(super) intake: intake::Intake,
     pub(super) meter: Meter,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -172,6 +174,10 @@ impl Actor {
                 }
             }
             Command::Close(link) => self.swarm.behaviour_mut().link.close(link),
+            Command::Peers(reply) => {
+                // Who asked may have gone.
+                let _ = reply.send(self.peer_reports());
+            }
             Command::Shutdown(_) => {}
         }
     }
@@ -303,7 +309,7 @@ impl Actor {
         // Whoever does not answer the goodbye notices the closed connection.
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
         self.write_behind();
-        let (rows, store) = (self.peers.to_cache(), self.store.clone());
+        let (rows, accounts, store) = (self.peers.to_cache(), self.ledger_rows(), self.store.clone());
         drop(self.swarm);
         drop(self.writer);
         if tokio::time::timeout(LAST_WRITES, self.writing).await.is_err() {
@@ -311,7 +317,11 @@ impl Actor {
         }
         let peers = store.clone();
         // A panic of the database is told by the commit as well.
-        let _ = tokio::task::spawn_blocking(move || upkeep::write_peers(&peers, &rows)).await;
+        let last = tokio::task::spawn_blocking(move || {
+            upkeep::write_peers(&peers, &rows);
+            keeping::write(&peers, &accounts);
+        });
+        let _ = last.await;
         if let Err(error) = store.commit().await {
             tracing::warn!(%error, "the last rows may be lost");
         }

@@ -48,6 +48,7 @@ pub(super) struct Meter {
     pub(super) links: Gauge,
     pub(super) estimate: Gauge,
     pub(super) stored: Counter,
+    pub(super) passed_on: Counter,
     /// FETCHes of others that were answered, and questions of our own.
     pub(super) asked: Counter,
     pub(super) questions: Counter,
@@ -69,6 +70,7 @@ impl Meter {
             links: Gauge::default(),
             estimate: Gauge::default(),
             stored: Counter::default(),
+            passed_on: Counter::default(),
             asked: Counter::default(),
             questions: Counter::default(),
             lookup_seconds: seconds(),
@@ -85,6 +87,11 @@ impl Meter {
             registry.register("links", "Open links between users", meter.links.clone());
             registry.register("estimate", "Estimated nodes of the overlay", meter.estimate.clone());
             registry.register("stored", "Records taken from peers", meter.stored.clone());
+            registry.register(
+                "passed_on",
+                "Records passed on to servers that came into their region",
+                meter.passed_on.clone(),
+            );
             registry.register("asked", "Questions for records that were answered", meter.asked.clone());
             registry.register("questions", "Questions asked of peers", meter.questions.clone());
             registry.register("lookup_seconds", "Time to the first valid answer", meter.lookup_seconds.clone());

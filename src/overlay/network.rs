@@ -117,6 +117,7 @@ impl Actor {
             ConnectedPoint::Dialer { address, .. } if direct => {
                 let (address, _) = super::address::split_peer(address.clone());
                 self.dialling.free(&address);
+                self.met(peer, ip_of(&address), now);
                 self.peers.connected(peer, Some(&address), now, wall);
                 self.meet(peer, now);
                 if let Some(at) = self.feelers.get_mut(&connection) {
@@ -125,6 +126,7 @@ impl Actor {
             }
             ConnectedPoint::Listener { send_back_addr, .. } if direct => {
                 self.peers.connected(peer, None, now, wall);
+                self.met(peer, ip_of(send_back_addr), now);
                 self.inbound.insert(connection, send_back_addr.clone());
                 self.upkeep.dialled_by(ip_of(send_back_addr), self.scope);
             }

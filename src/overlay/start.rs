@@ -13,7 +13,7 @@ use super::records::{Records, Write};
 use super::upkeep::Upkeep;
 use super::*;
 use crate::clock::UnixMillis;
-use crate::dht::{Pace, Position, Row, Voice};
+use crate::dht::{Pace, Position, Repair, Row, Voice};
 use crate::reachability::Transport;
 use crate::record::{Judge, RecordKey};
 use crate::store::Table;
@@ -116,7 +116,8 @@ impl Overlay {
             outcomes: Default::default(),
             remembered: Default::default(),
             processes: Default::default(),
-            ledger: Default::default(),
+            ledger: keeping::ledger(&store),
+            repair: Repair::new(config.secret.public()),
             intake: Intake::new(now),
             meter,
             commands: inbox,

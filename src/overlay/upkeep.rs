@@ -143,10 +143,12 @@ impl Actor {
         self.walks(now);
         self.asking_round(now);
         self.probe_table(now);
+        self.keep_up(now);
         if now >= self.upkeep.housekeeping_at {
             self.upkeep.housekeeping_at = now + HOUSEKEEPING;
             self.holding().expire(UnixMillis::now());
             self.save_peers();
+            self.save_ledger();
         }
     }
 

@@ -101,6 +101,7 @@ fn name(table: Table) -> &'static str {
         Table::Pins => "pins",
         Table::Peers => "peers",
         Table::History => "history",
+        Table::Ledger => "ledger",
     }
 }
 
