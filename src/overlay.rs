@@ -31,6 +31,7 @@ mod lookup;
 mod meter;
 mod network;
 mod operations;
+mod paying;
 mod peers;
 mod process;
 mod publish;

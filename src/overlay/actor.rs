@@ -96,6 +96,8 @@ pub(super) struct Actor {
     pub(super) processes: Processes,
     pub(super) ledger: Ledger<PeerId>,
     pub(super) repair: Repair,
+    pub(super) paying: paying::Paying,
+    pub(super) minted: mpsc::Receiver<paying::Minted>,
     pub(super) intake: intake::Intake,
     pub(super) meter: Meter,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -139,6 +141,7 @@ impl Actor {
                     Err(_) => self.unread.clear(),
                 },
                 Some(records) = self.loaded.recv() => self.load(records),
+                Some(minted) = self.minted.recv() => self.minted(minted),
                 event = self.swarm.select_next_some() => self.swarm_event(event),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }

@@ -45,12 +45,14 @@ pub(super) enum Asker {
 }
 
 #[derive(Clone)]
-struct Pending {
-    asker: Asker,
+pub(super) struct Pending {
+    pub(super) asker: Asker,
     to: NodeKey,
     /// `None`: not known yet.
     card: Option<Arc<Card>>,
-    question: Question,
+    pub(super) question: Question,
+    /// A stamp was made for this one: no second one is.
+    pub(super) paid: bool,
     /// Sent on a connection that was there before: it may have been dead.
     anew: bool,
 }
@@ -95,7 +97,7 @@ impl Actor {
         }
         let peer = peer_named(&to.node).filter(|peer| *peer != self.here).ok_or(Failure::Unreachable)?;
         let question = self.question(ask);
-        let pending = Pending { asker, to: to.node, card: Some(to.clone()), question, anew: false };
+        let pending = Pending { asker, to: to.node, card: Some(to.clone()), question, paid: false, anew: false };
         self.meter.questions.inc();
         if self.swarm.is_connected(&peer) {
             self.send(&peer, pending);
@@ -112,16 +114,20 @@ impl Actor {
             return;
         }
         let question = self.question(Ask::Find(self.position));
-        self.send(&peer, Pending { asker: Asker::Acquaintance, to: node, card: None, question, anew: true });
+        self.send(
+            &peer,
+            Pending { asker: Asker::Acquaintance, to: node, card: None, question, paid: false, anew: true },
+        );
     }
 
     fn question(&mut self, ask: Ask) -> Question {
         let card = self.own_card(UnixMillis::now());
-        Question { nonce: random(), card, ask, stamp: Bytes::new() }
+        let stamp = self.paying.stamp_for(&ask);
+        Question { nonce: random(), card, ask, stamp }
     }
 
     /// To a connected peer, now or when it has answered others.
-    fn send(&mut self, peer: &PeerId, pending: Pending) {
+    pub(super) fn send(&mut self, peer: &PeerId, pending: Pending) {
         if !self.swarm.is_connected(peer) {
             // It has left meanwhile.
             let asker = pending.asker;
@@ -329,6 +335,13 @@ impl Actor {
             *used = now;
         }
         let outcome = self.judged(peer, &pending, bytes, now);
+        let pending = match outcome {
+            Ok(Answer::Stored(Stored::Stamp { bits })) => match self.pay(peer, pending, bits) {
+                Some(unpaid) => unpaid,
+                None => return,
+            },
+            _ => pending,
+        };
         self.outcomes.push_back((pending.asker, outcome));
     }
 

@@ -49,6 +49,7 @@ pub(super) struct Meter {
     pub(super) estimate: Gauge,
     pub(super) stored: Counter,
     pub(super) passed_on: Counter,
+    pub(super) stamps: Counter,
     /// FETCHes of others that were answered, and questions of our own.
     pub(super) asked: Counter,
     pub(super) questions: Counter,
@@ -71,6 +72,7 @@ impl Meter {
             estimate: Gauge::default(),
             stored: Counter::default(),
             passed_on: Counter::default(),
+            stamps: Counter::default(),
             asked: Counter::default(),
             questions: Counter::default(),
             lookup_seconds: seconds(),
@@ -86,6 +88,7 @@ impl Meter {
             registry.register("records", "Records held for the overlay", meter.records.clone());
             registry.register("links", "Open links between users", meter.links.clone());
             registry.register("estimate", "Estimated nodes of the overlay", meter.estimate.clone());
+            registry.register("stamps", "Proofs of work made for holders under load", meter.stamps.clone());
             registry.register("stored", "Records taken from peers", meter.stored.clone());
             registry.register(
                 "passed_on",

@@ -87,6 +87,7 @@ impl Overlay {
         let position = Position::of_node(&node);
         let mut table = crate::dht::Table::new(position);
         table.set_pace(if server { Pace::Server } else { Pace::Client });
+        let (paying, minted) = paying::Paying::new();
         let mut actor = Actor {
             kad_protocol: protocol(&config, "kad/1"),
             swarm,
@@ -117,6 +118,8 @@ impl Overlay {
             remembered: Default::default(),
             processes: Default::default(),
             ledger: keeping::ledger(&store),
+            paying,
+            minted,
             repair: Repair::new(config.secret.public()),
             intake: Intake::new(now),
             meter,
