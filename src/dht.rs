@@ -25,9 +25,9 @@ mod promotion;
 mod publish;
 mod stamp;
 mod table;
-mod walk;
 #[cfg(test)]
-mod world;
+mod tests;
+mod walk;
 
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
 pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Why, Write};

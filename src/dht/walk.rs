@@ -357,7 +357,7 @@ impl Walk {
         for id in late {
             let Some(mut open) = self.open.remove(&id) else { continue };
             self.settle(&open);
-            self.peers.is_slow(open.peer);
+            note_words(&mut self.observations, |note| self.peers.is_slow(open.peer, note));
             self.silent(&open);
             open.overdue = true;
             self.open.insert(id, open);

@@ -1,4 +1,4 @@
-use super::super::world::{Kind, User, World};
+use super::super::tests::{Kind, User, World};
 use super::*;
 use crate::dht::{Observation, walk};
 

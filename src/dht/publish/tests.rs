@@ -1,4 +1,4 @@
-use super::super::world::{Kind, User, World};
+use super::super::tests::{Kind, User, World};
 use super::*;
 
 struct Report {
@@ -28,7 +28,7 @@ fn run(world: &mut World, mut publish: Publish) -> Report {
 }
 
 fn held(world: &World, user: &User, version: usize) -> usize {
-    let holds = |node: &&super::super::world::Node| {
+    let holds = |node: &&super::super::tests::Node| {
         user.keys.iter().any(|key| node.holds.get(key) == Some(&user.versions[version]))
     };
     world.nodes.iter().filter(holds).count()
@@ -100,7 +100,7 @@ fn is_good_among_liars() {
         let user = User::new(4);
         let publish = world.publish(0, &user, 1, 3);
         assert!(run(&mut world, publish).good, "{kind:?}");
-        let honest = |node: &&super::super::world::Node| node.kind == Kind::Honest && !node.holds.is_empty();
+        let honest = |node: &&super::super::tests::Node| node.kind == Kind::Honest && !node.holds.is_empty();
         let copies = world.nodes.iter().filter(honest).count();
         assert!(copies >= 15, "{kind:?} {copies}");
     }

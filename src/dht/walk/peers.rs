@@ -167,9 +167,11 @@ impl Peers {
     }
 
     /// It does not answer in time: whoever named it is followed less.
-    pub fn is_slow(&mut self, at: Index) {
+    pub fn is_slow(&mut self, at: Index, mut note: impl FnMut(NodeKey, Word)) {
         for source in self.all[at].sources.clone() {
-            self.all[source].named_slow += 1;
+            let source = &mut self.all[source];
+            source.named_slow += 1;
+            source.weigh(&mut note);
         }
     }
 
@@ -213,11 +215,7 @@ impl Peers {
         for source in peer.sources.clone() {
             let source = &mut self.all[source];
             source.named_gone += 1;
-            let share = f64::from(source.named_gone) / f64::from(source.named_gone + source.named_here);
-            if source.named_gone >= GHOSTS && share > GHOST_SHARE && !source.noted {
-                source.noted = true;
-                note(source.node, Word::Ghosts);
-            }
+            source.weigh(&mut note);
         }
         let peer = &mut self.all[at];
         if peer.asked == 0 {
@@ -243,6 +241,16 @@ impl Peer {
         self.cards.truncate(self.tried + MAX_CARDS);
         if self.state == State::Failed && self.has_more() {
             self.state = State::New;
+        }
+    }
+
+    /// Whether too many of those that it named are not there.
+    fn weigh(&mut self, note: &mut impl FnMut(NodeKey, Word)) {
+        let missing = self.named_gone + self.named_slow;
+        let share = f64::from(missing) / f64::from(missing + self.named_here);
+        if missing >= GHOSTS && share > GHOST_SHARE && !self.noted {
+            self.noted = true;
+            note(self.node, Word::Ghosts);
         }
     }
 

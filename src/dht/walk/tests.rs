@@ -1,4 +1,4 @@
-use super::super::world::card;
+use super::super::tests::card;
 use super::*;
 use crate::identity::NodeKey;
 use std::net::{IpAddr, Ipv4Addr};
