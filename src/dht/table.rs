@@ -340,6 +340,13 @@ impl Table {
         bucket.members.iter().find(|entry| entry.is(&position)).map(|entry| &entry.card)
     }
 
+    /// As [`Table::get`], of those who wait too.
+    pub fn card(&self, node: &NodeKey) -> Option<&Arc<Card>> {
+        let position = Position::of_node(node);
+        let bucket = self.buckets.get(self.index(&position))?;
+        bucket.members.iter().chain(&bucket.waiting).find(|entry| entry.is(&position)).map(|entry| &entry.card)
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }

@@ -14,6 +14,9 @@ const LIVE: u32 = 24 * 3600;
 /// Half of an answer.
 const HALF: usize = MAX_PEERS / 2;
 
+/// Of these, oldest acquaintances where the overlay is so small that everybody is in the region.
+const OLDEST_OF_FEW: usize = 4;
+
 /// How many regions wide the second half of an answer looks around the target.
 const AROUND: f64 = 4.0;
 
@@ -109,6 +112,12 @@ impl Table {
         let limit = around.0.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes));
         let mut region: Vec<&Entry> = live.into_iter().filter(|entry| entry.head ^ at <= limit).collect();
         region.sort_by_key(|entry| (entry.first_seen, entry.head ^ at));
+        if self.estimate().region() * AROUND >= 0.5 {
+            // Everybody is of the region, and the oldest alone would be all that anybody ever hears of. The others of
+            // each table and for each target, so that a few answers together name all.
+            let oldest = region.len().min(OLDEST_OF_FEW);
+            region[oldest..].sort_by_key(|entry| shuffled(entry.head, self.head ^ at));
+        }
         choose(&region, HALF, &Caps::ANSWER, few, &mut taken, &mut counts);
         taken.into_iter().map(|entry| entry.card.clone()).collect()
     }
