@@ -7,7 +7,8 @@
 //!   operations   publications, lookups, walks: drives the engine in `dht`
 //!   asking       questions of our own: cards verified, dialled, replies checked ──▶ acquaintance ──▶ dht::Table ──▶ kad
 //!   answering    questions of others: rates, FIND from the table, FETCH and STORE ── intake ── records (what is kept)
-//!   upkeep       join, look around, probe, mode, cache of peers, status
+//!   joining      the way in by `dht::Joining`: leads, views, checks, the cache of peers
+//!   upkeep       look around, probe, mode, status
 //! ```
 //!
 //! kad stays for other implementations: its buckets are fed from the table, its puts pass the same intake. This node's
@@ -24,6 +25,7 @@ mod cards;
 mod dialling;
 mod exchange;
 mod intake;
+mod joining;
 mod keeping;
 mod limits;
 pub mod link;
@@ -187,6 +189,10 @@ pub struct OverlayStatus {
     /// Estimate of the overlay's size.
     pub estimate: usize,
     pub server: bool,
+    /// How this node stands to the overlay, in words: alone, joining, joined, or possibly isolated and why.
+    pub standing: String,
+    /// It may see something else than the overlay: `standing` says why.
+    pub isolated: bool,
     pub listen: Vec<String>,
     pub records_held: usize,
     pub links: usize,

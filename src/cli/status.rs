@@ -31,6 +31,7 @@ pub(super) async fn status(common: &Common) -> anyhow::Result<Outcome> {
         number("/overlay/records_held"),
         if status.pointer("/overlay/server").and_then(Value::as_bool).unwrap_or(false) { "serving" } else { "client" },
     ));
+    print(&format!("standing  {}", text("/overlay/standing")));
     for (user, published) in status.pointer("/published/users").and_then(Value::as_object).into_iter().flatten() {
         let copies = published.get("copies").and_then(Value::as_u64).unwrap_or(0);
         let state = match published.get("bound").and_then(Value::as_bool) {

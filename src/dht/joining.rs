@@ -12,14 +12,13 @@
 //! cannot find out; with records of others to check, even then.
 
 mod cache;
-mod outbound;
+mod choice;
 mod standing;
 #[cfg(test)]
 mod tests;
 mod views;
 
 pub use cache::{ANCHORS, PeerCache, Remembered};
-pub use outbound::{OUTBOUND, outbound};
 pub use standing::{Doubt, Lead, LeadId, Source, Standing, Task};
 
 use super::Network;
@@ -39,8 +38,8 @@ const DIAL: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(20);
 
 /// A lead is followed again after this, doubling to the other.
-const AGAIN: Duration = Duration::from_secs(15);
-const AGAIN_MOST: Duration = Duration::from_secs(480);
+const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN_MOST: Duration = Duration::from_secs(64);
 
 /// While sources disagree all of them are asked once more after this, doubling to the other: an overlay that grows
 /// shows different sets for a while. All, as what they show goes into the table, and no side is to show more of itself.
@@ -53,6 +52,9 @@ const GRACE: Duration = Duration::from_secs(150);
 
 /// Networks beyond the needed ones that views are fetched from: room for liars and the dead.
 const SPARE: usize = 2;
+
+/// Views that are enough where there are not so many networks: an office, a laboratory.
+const ENOUGH: usize = 8;
 
 /// Records are checked this long after joining, and views fetched anew and records checked each hour; while they are
 /// missed, more often.
@@ -111,6 +113,8 @@ pub struct Joining {
     hour_at: Instant,
     checking: bool,
     missed_checks: u32,
+    /// Nobody is connected.
+    alone: bool,
     /// Nodes of the overlay at its best, by the views that were believed.
     nodes_before: f64,
 }
@@ -138,6 +142,7 @@ impl Joining {
             hour_at: now + CHECK,
             checking: false,
             missed_checks: 0,
+            alone: false,
             nodes_before,
         };
         let tried: Vec<Remembered> = joining.cache.in_order(true, salt, wall).into_iter().cloned().collect();
@@ -232,16 +237,28 @@ impl Joining {
             .min()
     }
 
-    /// A lead was dialled at `address` and authenticated as `node`.
-    pub fn reached(&mut self, id: LeadId, node: NodeKey, address: Address, now: Instant, wall: UnixMillis) {
-        let network = Network::of(address.ip);
+    /// Nobody is connected: all leads are to be followed again. To be called as long as it is so.
+    pub fn alone(&mut self, now: Instant) {
+        self.alone = true;
+        for path in self.leads.iter_mut().filter(|path| path.up) {
+            (path.up, path.again_at) = (false, now);
+        }
+    }
+
+    /// A lead was dialled and authenticated as `node`; at `address`, if that was one and no name.
+    pub fn reached(&mut self, id: LeadId, node: NodeKey, address: Option<Address>, now: Instant, wall: UnixMillis) {
+        self.alone = false;
         let Some(path) = self.leads.iter_mut().find(|path| path.lead.id == id) else { return };
+        // Names of the configuration stand for themselves.
+        let named = u64::from(id.0) | 1 << 63;
+        let network = address.map(|address| Network::of(address.ip)).or(path.network);
+        let network = network.unwrap_or(Network { subnet: named, wide: named, system: named });
         (path.busy_until, path.up, path.pause) = (None, true, AGAIN);
         (path.node, path.network) = (Some(node), Some(network));
         let feeler = path.feeler;
         let lan = path.lead.source == Source::Lan;
-        let mut addresses = vec![address];
-        addresses.extend(path.lead.addresses.iter().filter(|other| **other != address));
+        let mut addresses: Vec<Address> = address.into_iter().collect();
+        addresses.extend(path.lead.addresses.iter().filter(|other| address != Some(**other)));
         self.cache.reached(node, &addresses, wall);
         if feeler {
             self.leads.retain(|path| path.lead.id != id);
@@ -323,70 +340,6 @@ impl Joining {
         &mut self.cache
     }
 
-    /// Whether a view of a source of this kind is still wanted. Each kind has its say: who poisoned the cache has not
-    /// thereby poisoned the charter's list.
-    fn wants(&self, source: Source) -> bool {
-        if !matches!(self.standing, Standing::Joined) || self.views.networks() < NEEDED + SPARE {
-            return true;
-        }
-        let viewed = |path: &&Path| path.node.is_some_and(|node| self.views.iter().any(|view| view.through == node));
-        let of_kind = self.leads.iter().filter(|path| path.lead.source == source && !path.feeler);
-        of_kind.filter(viewed).count() < NEEDED
-    }
-
-    /// Networks that sources are known in, those of the LAN aside: as many as can be needed.
-    fn known_networks(&self) -> usize {
-        let (mut systems, mut unknown) = (HashSet::new(), 0);
-        for path in
-            self.leads.iter().filter(|path| path.lead.source != Source::Lan && !path.feeler && (path.recent || path.up))
-        {
-            match path.network {
-                Some(network) => _ = systems.insert(network.system),
-                None => unknown += 1,
-            }
-        }
-        systems.len() + unknown
-    }
-
-    /// Next to be dialled: by source, of networks that no view is there of first.
-    fn next_lead(&mut self, now: Instant) -> Option<Lead> {
-        let busy = self.leads.iter().filter(|path| path.busy_until.is_some()).count();
-        if busy >= AT_ONCE {
-            return None;
-        }
-        let kinds = [Source::Anchor, Source::Tried, Source::Contact, Source::Bootstrap, Source::Dns, Source::Lan];
-        let wanted: Vec<Source> = kinds.into_iter().filter(|kind| self.wants(*kind)).collect();
-        // In turn by kind: places in the table go to those who come first, and no kind is to fill it alone.
-        let mut followed: HashMap<Source, usize> = HashMap::new();
-        for path in self.leads.iter().filter(|path| path.up || path.busy_until.is_some()) {
-            *followed.entry(path.lead.source).or_default() += 1;
-        }
-        let seen: HashSet<u64> = self.views.iter().map(|view| view.network.system).collect();
-        let ready = |path: &&mut Path| {
-            path.busy_until.is_none() && !path.up && path.again_at <= now && wanted.contains(&path.lead.source)
-        };
-        let order = |path: &&mut Path| {
-            let known = path.network.is_some_and(|network| seen.contains(&network.system));
-            let followed = followed.get(&path.lead.source).copied().unwrap_or(0);
-            (known, path.pause, followed, path.lead.source, path.lead.id)
-        };
-        let path = self.leads.iter_mut().filter(ready).min_by_key(order)?;
-        path.busy_until = Some(now + DIAL);
-        Some(path.lead.clone())
-    }
-
-    fn next_feeler(&mut self, now: Instant, wall: UnixMillis) -> Option<Lead> {
-        self.salt = self.salt.wrapping_add(1);
-        let peer = self.cache.in_order(false, self.salt, wall).into_iter().next()?.clone();
-        if self.leads.iter().any(|path| path.node == Some(peer.node)) {
-            return None;
-        }
-        self.add_lead(Source::New, Some(peer.node), &peer.addresses, None, 0, now);
-        let path = self.leads.last_mut().filter(|path| path.node == Some(peer.node))?;
-        (path.feeler, path.busy_until) = (true, Some(now + DIAL));
-        Some(path.lead.clone())
-    }
-
     /// Time passed: dials and searches that got no word, sources to be asked once more.
     fn expire(&mut self, now: Instant) {
         let over: Vec<LeadId> =
@@ -456,37 +409,5 @@ impl Joining {
                 }
             }
         }
-    }
-
-    fn doubt(&self) -> Option<Doubt> {
-        let known = self.known_networks();
-        let (needed, lan_only) = (known.min(NEEDED), known == 0);
-        if self.leads.is_empty() || (lan_only && self.views.networks() > 0) {
-            return None;
-        }
-        let mut wide = Views::default();
-        for view in self.views.iter().filter(|view| !self.lan.contains(&view.through)) {
-            wide.add(view.clone());
-        }
-        if self.views.networks() == 0 {
-            return Some(Doubt::NobodyAnswers);
-        }
-        let verdict = wide.verdict();
-        if wide.networks() < needed {
-            return Some(Doubt::FewNetworks);
-        }
-        let anchor = |node: &NodeKey| {
-            self.leads.iter().any(|path| path.node == Some(*node) && path.lead.source == Source::Anchor)
-        };
-        if wide.dissenters().iter().any(anchor) {
-            return Some(Doubt::SourcesDisagree);
-        }
-        if verdict.agree < needed || verdict.dissent >= needed.max(2) || verdict.dissent >= verdict.agree {
-            return Some(Doubt::SourcesDisagree);
-        }
-        if self.nodes_before >= LARGE && wide.nodes().is_some_and(|nodes| nodes * SHRUNK < self.nodes_before) {
-            return Some(Doubt::Shrunk);
-        }
-        (self.missed_checks >= 2).then_some(Doubt::RecordsGone)
     }
 }

@@ -22,9 +22,10 @@ impl Actor {
         }
     }
 
-    /// A peer gave a correct answer; `card` is its own, and verified.
-    pub(super) fn acquainted(&mut self, peer: PeerId, card: Arc<Card>, now: Instant, wall: UnixMillis) {
-        if self.ledger.shuns(&peer, now) {
+    /// A peer gave a correct answer; `card` is its own, and verified. `chosen`: it was asked because others named it, or
+    /// this node went to it first.
+    pub(super) fn acquainted(&mut self, peer: PeerId, card: Arc<Card>, chosen: bool, now: Instant, wall: UnixMillis) {
+        if self.ledger.shuns(&peer, now) || self.flaps(&peer, now) {
             return;
         }
         // Who answers serves, whether it has said so yet or not.
@@ -38,7 +39,12 @@ impl Actor {
             self.feel(peer, &card, now);
             return;
         };
-        if self.table.verified(card, ip, wall) != Admission::In || self.peers.is_in_table(&peer) {
+        self.remember(&card, ip, chosen, wall);
+        let admission = match chosen {
+            true => self.table.verified(card, ip, wall),
+            false => self.table.verified_visitor(card, ip, wall),
+        };
+        if admission != Admission::In || self.peers.is_in_table(&peer) {
             return;
         }
         self.peers.set_in_table(&peer, true);

@@ -14,7 +14,7 @@ use super::publish::Remembered;
 use super::records::Write;
 use super::*;
 use crate::clock::UnixMillis;
-use crate::dht::{Card, Position, Repair, Row, Table, Voice};
+use crate::dht::{Card, Flapping, Position, Promotion, Repair, Row, Table, Voice};
 use crate::ledger::Ledger;
 use crate::reachability::Address;
 use crate::record::{Judge, RecordKey};
@@ -65,7 +65,9 @@ pub(super) struct Actor {
     pub(super) position: Position,
     pub(super) overlay: OverlayId,
     pub(super) scope: AddressScope,
-    pub(super) forced_server: Option<bool>,
+    pub(super) joining: super::joining::WayIn,
+    pub(super) promotion: Promotion,
+    pub(super) flapping: Flapping,
     pub(super) bootstrap: Vec<(Multiaddr, Option<PeerId>)>,
     pub(super) external: Vec<Address>,
     pub(super) listen: HashSet<Multiaddr>,
@@ -312,7 +314,7 @@ impl Actor {
         // Whoever does not answer the goodbye notices the closed connection.
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
         self.write_behind();
-        let (rows, accounts, store) = (self.peers.to_cache(), self.ledger_rows(), self.store.clone());
+        let (rows, accounts, store) = (self.peer_rows(), self.ledger_rows(), self.store.clone());
         drop(self.swarm);
         drop(self.writer);
         if tokio::time::timeout(LAST_WRITES, self.writing).await.is_err() {
@@ -321,7 +323,7 @@ impl Actor {
         let peers = store.clone();
         // A panic of the database is told by the commit as well.
         let last = tokio::task::spawn_blocking(move || {
-            upkeep::write_peers(&peers, &rows);
+            joining::write_rows(&peers, &rows);
             keeping::write(&peers, &accounts);
         });
         let _ = last.await;

@@ -368,7 +368,8 @@ impl Actor {
         let shown = reply.card.as_ref().and_then(|card| self.cards.read(card, wall));
         let shown = shown.filter(|card| card.node == pending.to && self.cards.holds(card));
         if let Some(card) = shown.or_else(|| pending.card.clone()) {
-            self.acquainted(peer, card, now, wall);
+            let chosen = pending.asker != Asker::Acquaintance || !self.peers.is_visitor(&peer);
+            self.acquainted(peer, card, chosen, now, wall);
         }
         let mut peers = Vec::with_capacity(reply.peers.len().min(MAX_PEERS));
         for signed in &reply.peers {

@@ -42,6 +42,7 @@ impl Actor {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
                 for (peer, address) in found.into_iter().take(MAX_MDNS) {
+                    self.found_near(peer, &address, now);
                     self.dial_known(peer, vec![address]);
                 }
             }
@@ -57,12 +58,13 @@ impl Actor {
                 self.asking_closed(&connection_id);
                 self.processes.closed(peer_id, connection_id);
                 let broke = cause.is_some_and(|cause| !matches!(cause, ConnectionError::KeepAliveTimeout));
-                self.peers.disconnected(&peer_id, broke, now, wall);
+                self.peers.disconnected(&peer_id, broke, now);
                 self.upkeep.changed = true;
             }
             SwarmEvent::OutgoingConnectionError { peer_id, error, connection_id } => {
                 self.feelers.remove(&connection_id);
                 self.dial_failed(peer_id, &error);
+                self.lead_failed(connection_id, now);
                 if let Some(peer) = peer_id {
                     self.asking_dial_failed(&peer, connection_id, now);
                 }
@@ -118,20 +120,21 @@ impl Actor {
                 let (address, _) = super::address::split_peer(address.clone());
                 self.dialling.free(&address);
                 self.met(peer, ip_of(&address), now);
-                self.peers.connected(peer, Some(&address), now, wall);
+                self.peers.connected(peer, Some(&address), now);
+                self.lead_reached(peer, connection, &address, now, wall);
                 self.meet(peer, now);
                 if let Some(at) = self.feelers.get_mut(&connection) {
                     *at = now;
                 }
             }
             ConnectedPoint::Listener { send_back_addr, .. } if direct => {
-                self.peers.connected(peer, None, now, wall);
+                self.peers.connected(peer, None, now);
                 self.met(peer, ip_of(send_back_addr), now);
                 self.inbound.insert(connection, send_back_addr.clone());
-                self.upkeep.dialled_by(ip_of(send_back_addr), self.scope);
+                self.dialled_by(ip_of(send_back_addr), now);
             }
             ConnectedPoint::Dialer { .. } | ConnectedPoint::Listener { .. } => {
-                self.peers.connected(peer, None, now, wall);
+                self.peers.connected(peer, None, now);
             }
         }
     }
@@ -141,12 +144,15 @@ impl Actor {
     fn identified(&mut self, peer: PeerId, connection: ConnectionId, info: identify::Info, now: Instant) {
         if let Some(older) = self.processes.identified(&peer, connection, &info.agent_version) {
             tracing::debug!(%peer, connections = older.len(), "was started anew");
+            if let Some(node) = super::address::node_of(&peer) {
+                self.flapping.joined(node, now);
+            }
             self.swarm.behaviour_mut().link.restarted(peer, &older);
             for connection in older {
                 self.swarm.close_connection(connection);
             }
         }
-        let serves = info.protocols.contains(&self.kad_protocol);
+        let serves = info.protocols.contains(&self.kad_protocol) && !self.flaps(&peer, now);
         self.peers.identified(&peer, serves);
         if serves {
             self.meet(peer, now);
@@ -230,19 +236,6 @@ impl Actor {
         let opts = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses);
         if let Err(error) = self.swarm.dial(opts.build()) {
             tracing::trace!(%peer, %error, "not dialled");
-        }
-    }
-
-    /// Dials a bootstrap node; without a peer id whoever answers is taken.
-    pub(super) fn dial_bootstrap(&mut self, address: Multiaddr, peer: Option<PeerId>) {
-        match peer {
-            Some(peer) => self.dial_known(peer, vec![address]),
-            None => {
-                self.dialling.free(&address);
-                if let Err(error) = self.swarm.dial(DialOpts::unknown_peer_id().address(address).build()) {
-                    tracing::debug!(%error, "bootstrap node not dialled");
-                }
-            }
         }
     }
 

@@ -6,9 +6,11 @@ use super::lookup::Lookup;
 use super::publish::{Holders, Publication};
 use super::*;
 use crate::dht::{
-    Answer, Ask, Card, Failure, Observation, Observations, Position, Progress, Published, Seeds, Walk, WalkConfig,
+    Answer, Ask, Card, Failure, Observation, Observations, Position, Progress, Published, Seeds, StepId, Walk,
+    WalkConfig,
 };
 use crate::record::{self, RecordKey};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,7 +36,27 @@ pub(super) struct Tour {
     walk: Walk,
     /// The region's radius; only where nobody else could know the place before.
     measures: Option<f64>,
+    look: Option<Look>,
 }
+
+/// A search for the own position through one node alone.
+pub(super) struct Look {
+    through: NodeKey,
+    asked: HashMap<StepId, Arc<Card>>,
+    answered: Vec<Arc<Card>>,
+}
+
+/// Such a search: one way, and no more of the region than it takes to compare.
+const LOOK: WalkConfig = WalkConfig {
+    paths: 1,
+    parallel: 3,
+    beam: 8,
+    quota: 24,
+    alarm_quota: 24,
+    soft: Duration::from_millis(1_500),
+    hard: Duration::from_secs(4),
+    deadline: Duration::from_secs(10),
+};
 
 impl Actor {
     pub(super) fn publish(
@@ -75,10 +97,20 @@ impl Actor {
         let seeds = self.seeds(&target, salt, now);
         let walk = Walk::new(target, seeds, radius, WalkConfig::default(), salt, now);
         let measures = measures.then_some(radius);
-        self.enqueue(Operation::Walk(Box::new(Tour { target, walk, measures })));
+        self.enqueue(Operation::Walk(Box::new(Tour { target, walk, measures, look: None })));
     }
 
-    fn enqueue(&mut self, operation: Operation) {
+    /// Looks who is around this node, beginning at one node alone.
+    pub(super) fn look_through(&mut self, card: Arc<Card>, now: Instant) {
+        let (salt, radius) = (self.salt(), self.table.estimate().region());
+        let look = Look { through: card.node, asked: HashMap::new(), answered: Vec::new() };
+        let seeds = Seeds { near: vec![card], random: Vec::new() };
+        let walk = Walk::new(self.position, seeds, radius, LOOK, salt, now);
+        let tour = Tour { target: self.position, walk, measures: None, look: Some(look) };
+        self.enqueue(Operation::Walk(Box::new(tour)));
+    }
+
+    pub(super) fn enqueue(&mut self, operation: Operation) {
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(operation);
         } else {
@@ -145,7 +177,12 @@ impl Actor {
                 (None, _) => {}
             },
             (Operation::Walk(tour), Asker::Step(_, step)) => match outcome {
-                Ok(Answer::Found { peers, .. }) => tour.walk.answered(step, &peers, now),
+                Ok(Answer::Found { peers, .. }) => {
+                    if let Some(look) = &mut tour.look {
+                        look.answered.extend(look.asked.remove(&step));
+                    }
+                    tour.walk.answered(step, &peers, now);
+                }
                 Ok(Answer::Stored(_)) => tour.walk.failed(step, Failure::Malformed, now),
                 Err(why) => tour.walk.failed(step, why, now),
             },
@@ -270,10 +307,14 @@ impl Actor {
             }
             Operation::Lookup(lookup) => {
                 if let Some(after) = lookup.first_valid_after() {
+                    self.joining.found(lookup.who);
                     self.meter.lookup_seconds.observe(after.as_secs_f64());
                 }
             }
             Operation::Walk(tour) => {
+                if let Some(look) = tour.look {
+                    self.looked(&look.through, look.answered, now);
+                }
                 if let Some(radius) = tour.measures {
                     self.table.observed(tour.walk.region(), radius);
                 }
@@ -316,6 +357,9 @@ impl Operation {
             Operation::Publish(publication) => publication.engine.as_mut()?.poll_request(now),
             Operation::Walk(tour) => {
                 let step = tour.walk.poll(now)?;
+                if let Some(look) = &mut tour.look {
+                    look.asked.insert(step.id, step.to.clone());
+                }
                 return Some((Asker::Step(id, step.id), step.to, Ask::Find(tour.target)));
             }
         }?;

@@ -1,10 +1,9 @@
-//! What this node knows of other nodes by its own dialling: the only source of routing-table entries (K11), of the
-//! cache that survives restarts, and of who is to be probed. Bounded; says what to do, does nothing itself.
+//! What this node knows of other nodes by its own dialling: the only source of routing-table entries (K11), and of who
+//! is to be probed. Bounded; says what to do, does nothing itself.
 
 use super::address::MAX_ADDRESS_BYTES;
-use crate::clock::UnixMillis;
 use libp2p::{Multiaddr, PeerId};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Peers remembered at most: more than a relay's connections, or strangers who only stay connected would leave no place
@@ -13,9 +12,6 @@ const MAX_PEERS: usize = 8192;
 
 /// Verified addresses of a peer at most: TCP and QUIC, IPv4 and IPv6.
 pub(super) const MAX_ADDRESSES: usize = 4;
-
-/// Rows of the cache on disk that are read and written.
-pub(super) const MAX_CACHED: usize = 500;
 
 /// Failed dials of a verified address, with no success between, after which a peer leaves the table (SECURITY §4.3).
 const MAX_FAILURES: u8 = 3;
@@ -45,8 +41,8 @@ struct Known {
     connected: usize,
     suspect: bool,
     failures: u8,
-    first_seen: UnixMillis,
-    last_seen: UnixMillis,
+    /// The first that was seen of it was that it dialled us.
+    visitor: bool,
     seen_at: Instant,
     probed_at: Option<Instant>,
     dialled_back_at: Option<Instant>,
@@ -59,7 +55,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    fn entry(&mut self, peer: PeerId, now: Instant, wall: UnixMillis) -> Option<&mut Known> {
+    fn entry(&mut self, peer: PeerId, now: Instant) -> Option<&mut Known> {
         if !self.known.contains_key(&peer) && self.known.len() >= MAX_PEERS {
             let idle = |k: &Known| !k.in_table && k.connected == 0;
             let oldest = self.known.iter().filter(|(_, k)| idle(k)).min_by_key(|(_, k)| k.seen_at).map(|(p, _)| *p)?;
@@ -72,8 +68,7 @@ impl Peers {
             connected: 0,
             suspect: false,
             failures: 0,
-            first_seen: wall,
-            last_seen: wall,
+            visitor: true,
             seen_at: now,
             probed_at: None,
             dialled_back_at: None,
@@ -81,13 +76,14 @@ impl Peers {
     }
 
     /// A connection is open. `dialled`: the address, if we dialled it and it leads to the peer directly.
-    pub(super) fn connected(&mut self, peer: PeerId, dialled: Option<&Multiaddr>, now: Instant, wall: UnixMillis) {
-        let Some(known) = self.entry(peer, now, wall) else { return };
+    pub(super) fn connected(&mut self, peer: PeerId, dialled: Option<&Multiaddr>, now: Instant) {
+        let Some(known) = self.entry(peer, now) else { return };
         known.connected += 1;
         known.suspect = false;
-        (known.last_seen, known.seen_at) = (wall, now);
+        known.seen_at = now;
         if let Some(address) = dialled.filter(|a| a.len() <= MAX_ADDRESS_BYTES) {
             known.failures = 0;
+            known.visitor &= known.dialled_back_at.is_some();
             known.verified.retain(|other| other != address);
             known.verified.insert(0, address.clone());
             known.verified.truncate(MAX_ADDRESSES);
@@ -95,11 +91,11 @@ impl Peers {
     }
 
     /// A connection closed; `broke` unless somebody meant it.
-    pub(super) fn disconnected(&mut self, peer: &PeerId, broke: bool, now: Instant, wall: UnixMillis) {
+    pub(super) fn disconnected(&mut self, peer: &PeerId, broke: bool, now: Instant) {
         if let Some(known) = self.known.get_mut(peer) {
             known.connected = known.connected.saturating_sub(1);
             known.suspect = broke && known.connected == 0;
-            (known.last_seen, known.seen_at) = (wall, now);
+            known.seen_at = now;
         }
     }
 
@@ -124,6 +120,16 @@ impl Peers {
             known.dialled_back_at = Some(now);
         }
         !recent
+    }
+
+    /// It came to us, and we dialled it for no other reason.
+    pub(super) fn is_visitor(&self, peer: &PeerId) -> bool {
+        self.known.get(peer).is_none_or(|known| known.visitor)
+    }
+
+    /// The address of a connected peer at which we dialled it ourselves.
+    pub(super) fn dialled_at(&self, peer: &PeerId) -> Option<&Multiaddr> {
+        self.known.get(peer).filter(|known| known.connected > 0)?.verified.first()
     }
 
     /// Peers that count as being in the table.
@@ -197,58 +203,6 @@ impl Peers {
     pub(super) fn connected_count(&self) -> usize {
         self.known.values().filter(|known| known.connected > 0).count()
     }
-
-    /// Rows for the cache: servers that we reached, the most recent first.
-    pub(super) fn to_cache(&self) -> Vec<(PeerId, Vec<u8>)> {
-        let worth = |known: &&Known| known.serves && !known.verified.is_empty() && known.failures < MAX_FAILURES;
-        let mut rows: Vec<_> = self.known.iter().filter(|(_, k)| worth(k)).collect();
-        rows.sort_by_key(|(_, known)| std::cmp::Reverse(known.last_seen));
-        rows.truncate(MAX_CACHED);
-        rows.into_iter().map(|(peer, known)| (*peer, encode(known))).collect()
-    }
-}
-
-/// One row of the cache: first and last seen, then addresses with their lengths.
-fn encode(known: &Known) -> Vec<u8> {
-    let mut row = Vec::new();
-    row.extend(known.first_seen.0.to_be_bytes());
-    row.extend(known.last_seen.0.to_be_bytes());
-    for address in &known.verified {
-        row.push(u8::try_from(address.len()).unwrap_or(u8::MAX));
-        row.extend(address.as_ref());
-    }
-    row
-}
-
-/// A peer of an earlier life.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Cached {
-    pub(super) peer: PeerId,
-    pub(super) addresses: Vec<Multiaddr>,
-    pub(super) last_seen: UnixMillis,
-}
-
-/// Reads a row; `None` for one that makes no sense.
-pub(super) fn decode(key: &[u8], row: &[u8]) -> Option<Cached> {
-    let peer = PeerId::from_bytes(key).ok()?;
-    let (_first, rest) = row.split_first_chunk::<8>()?;
-    let (last, mut rest) = rest.split_first_chunk::<8>()?;
-    let mut addresses = Vec::new();
-    while let Some((length, tail)) = rest.split_first() {
-        let (bytes, tail) = tail.split_at_checked(usize::from(*length))?;
-        addresses.push(Multiaddr::try_from(bytes.to_vec()).ok()?);
-        rest = tail;
-    }
-    let fits = !addresses.is_empty() && addresses.len() <= MAX_ADDRESSES;
-    fits.then_some(Cached { peer, addresses, last_seen: UnixMillis(u64::from_be_bytes(*last)) })
-}
-
-/// The most recently seen first, without doubles.
-pub(super) fn order(mut cached: Vec<Cached>) -> Vec<Cached> {
-    cached.sort_by_key(|row| std::cmp::Reverse(row.last_seen));
-    let mut seen = HashSet::new();
-    cached.retain(|row| seen.insert(row.peer));
-    cached
 }
 
 #[cfg(test)]
@@ -262,10 +216,10 @@ mod tests {
     /// A server of the table that we dialled and that has gone.
     fn gone(peer: PeerId, now: Instant) -> Peers {
         let mut peers = Peers::default();
-        peers.connected(peer, Some(&address(1)), now, UnixMillis(5_000));
+        peers.connected(peer, Some(&address(1)), now);
         peers.identified(&peer, true);
         peers.set_in_table(&peer, true);
-        peers.disconnected(&peer, true, now, UnixMillis(6_000));
+        peers.disconnected(&peer, true, now);
         peers
     }
 
@@ -279,7 +233,7 @@ mod tests {
             assert!(peers.probes(now).is_empty(), "not twice in one moment");
             assert_eq!(peers.dial_failed(&peer, &[address(1)]), round == 2);
         }
-        assert!(peers.probes(start + PROBE_AFTER * 2).is_empty() && peers.to_cache().is_empty());
+        assert!(peers.probes(start + PROBE_AFTER * 2).is_empty());
     }
 
     #[test]
@@ -296,12 +250,12 @@ mod tests {
     fn dials_back_once_and_only_whom_it_does_not_know() {
         let (peer, now) = (PeerId::random(), Instant::now());
         let mut peers = Peers::default();
-        peers.connected(peer, None, now, UnixMillis(0));
+        peers.connected(peer, None, now);
         let claimed = || (1..10).map(address).collect::<Vec<_>>();
         assert_eq!(peers.dial_back(&peer, claimed(), now).len(), MAX_DIAL_BACK);
         assert!(peers.dial_back(&peer, claimed(), now).is_empty(), "just done");
         assert!(!peers.dial_back(&peer, claimed(), now + DIAL_BACK_AGAIN).is_empty());
-        peers.connected(peer, Some(&address(1)), now, UnixMillis(0));
+        peers.connected(peer, Some(&address(1)), now);
         assert!(peers.dial_back(&peer, claimed(), now + DIAL_BACK_AGAIN * 3).is_empty(), "verified");
     }
 
@@ -310,29 +264,13 @@ mod tests {
         let now = Instant::now();
         let mut peers = Peers::default();
         let friend = PeerId::random();
-        peers.connected(friend, Some(&address(1)), now, UnixMillis(0));
+        peers.connected(friend, Some(&address(1)), now);
         for _ in 0..MAX_PEERS + 300 {
             let stranger = PeerId::random();
-            peers.connected(stranger, None, now, UnixMillis(0));
-            peers.disconnected(&stranger, false, now, UnixMillis(0));
+            peers.connected(stranger, None, now);
+            peers.disconnected(&stranger, false, now);
         }
         assert_eq!(peers.known.len(), MAX_PEERS);
         assert!(peers.is_connected(&friend));
-    }
-
-    #[test]
-    fn the_cache_comes_back_as_it_went() {
-        let peer = PeerId::random();
-        let mut peers = gone(peer, Instant::now());
-        peers.connected(peer, Some(&address(2)), Instant::now(), UnixMillis(7_000));
-        let [(key, row)] = &peers.to_cache()[..] else { panic!("one row") };
-        let cached = decode(&key.to_bytes(), row).unwrap();
-        let addresses = vec![address(2), address(1)];
-        assert_eq!(cached, Cached { peer, addresses, last_seen: UnixMillis(7_000) });
-        for cut in 0..row.len() {
-            // Damaged rows are nothing or something shorter, never a panic.
-            assert_ne!(decode(&key.to_bytes(), &row[..cut]), Some(cached.clone()));
-        }
-        assert_eq!(decode(b"nobody", row), None);
     }
 }

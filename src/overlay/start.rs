@@ -7,13 +7,13 @@ use super::behaviour::{Behaviour, protocol};
 use super::cards::Cards;
 use super::dialling::Dialling;
 use super::intake::Intake;
+use super::joining;
 use super::meter::Meter;
-use super::peers::{self, MAX_CACHED};
 use super::records::{Records, Write};
 use super::upkeep::Upkeep;
 use super::*;
 use crate::clock::UnixMillis;
-use crate::dht::{Pace, Position, Repair, Row, Voice};
+use crate::dht::{Pace, Position, Promotion, Repair, Row, Voice};
 use crate::reachability::Transport;
 use crate::record::{Judge, RecordKey};
 use crate::store::Table;
@@ -88,6 +88,8 @@ impl Overlay {
         let mut table = crate::dht::Table::new(position);
         table.set_pace(if server { Pace::Server } else { Pace::Client });
         let (paying, minted) = paying::Paying::new();
+        let (joining, uptime) = joining::restore(&config.secret, &bootstrap, &store, now);
+        let promotion = Promotion::new(config.server, uptime, now);
         let mut actor = Actor {
             kad_protocol: protocol(&config, "kad/1"),
             swarm,
@@ -97,7 +99,9 @@ impl Overlay {
             position,
             overlay: config.overlay,
             scope: config.scope,
-            forced_server: config.server,
+            joining,
+            promotion,
+            flapping: Default::default(),
             bootstrap,
             external: external.iter().filter_map(to_plain).collect(),
             listen: listening,
@@ -134,7 +138,7 @@ impl Overlay {
             operations_at: now,
             connecting: Default::default(),
             feelers: Default::default(),
-            upkeep: Upkeep::new(server, cached_peers(&store), now),
+            upkeep: Upkeep::new(server, now),
             store,
         };
         actor.first_view();
@@ -241,16 +245,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
-}
-
-fn cached_peers(store: &Store) -> Vec<peers::Cached> {
-    match store.scan(Table::Peers, MAX_CACHED) {
-        Ok(rows) => rows.iter().filter_map(|(key, row)| peers::decode(key, row)).collect(),
-        Err(error) => {
-            tracing::warn!(%error, "the cache of peers cannot be read");
-            Vec::new()
-        }
-    }
 }
 
 /// The third door of the validator: what is on disk is judged like what comes from a peer. Blocking; ends early when

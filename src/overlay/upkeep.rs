@@ -1,18 +1,14 @@
-//! What is done from time to time: joining and staying joined, probing, the DHT mode, the cache of peers, the status.
+//! What is done from time to time: probing, looking around, the DHT mode, the status.
 
 use super::actor::Actor;
 use super::address::{node_of, to_multiaddr};
 use super::asking::Asker;
-use super::peers::{self, Cached, MAX_CACHED};
 use super::{OverlayEvent, OverlayStatus};
 use crate::clock::UnixMillis;
-use crate::dht::{Ask, Pace};
+use crate::dht::{Ask, Pace, Standing};
 use crate::reachability;
-use crate::store::{Store, Table};
-use crate::wire::{AddressScope, is_global};
-use libp2p::{PeerId, kad};
-use std::collections::VecDeque;
-use std::net::IpAddr;
+use crate::wire::is_global;
+use libp2p::kad;
 use std::time::{Duration, Instant};
 
 /// The status and addresses are looked at again this soon after a change, and every second anyway.
@@ -32,18 +28,10 @@ const EVERYBODY: usize = 64;
 /// Servers probed in one round.
 const MAX_PROBES: usize = 4;
 
-/// Bootstrap nodes are dialled again while nobody is connected: after 2 s, doubling up to a minute.
-const BOOTSTRAP_FIRST: Duration = Duration::from_secs(2);
-const BOOTSTRAP_MOST: Duration = Duration::from_secs(60);
-
-/// Cached peers dialled in one round, until there are enough peers.
-const CACHED_PER_ROUND: usize = 8;
-const ENOUGH_PEERS: usize = 16;
-
 /// The cache of peers is written, and expired records dropped, this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
-/// Overlays below this let every node serve that was dialled directly; above twice this they serve no more.
+/// Overlays below this dial everybody back, so that all may serve, and bear it that nodes come and go.
 const SMALL: usize = 200;
 
 /// A dial-back's connection is closed when the far end has had this long to see it.
@@ -56,45 +44,29 @@ pub(super) struct Upkeep {
     /// This node serves the DHT.
     pub(super) server: bool,
     pub(super) estimate: usize,
-    /// Somebody reached us directly: over the open network, or at least over a private one.
-    dialled: bool,
-    dialled_privately: bool,
-    cached: VecDeque<Cached>,
     shown_at: Instant,
     round_at: Instant,
     walk_at: Option<Instant>,
     walk_pause: Duration,
-    bootstrap_at: Instant,
-    bootstrap_pause: Duration,
+    /// Servers known at the last walk.
+    walk_knew: usize,
     housekeeping_at: Instant,
 }
 
 impl Upkeep {
-    pub(super) fn new(server: bool, cached: Vec<Cached>, now: Instant) -> Self {
+    pub(super) fn new(server: bool, now: Instant) -> Self {
         Self {
             changed: true,
             addresses_changed: true,
             server,
             estimate: 1,
-            dialled: false,
-            dialled_privately: false,
-            cached: peers::order(cached).into(),
             shown_at: now,
             round_at: now,
             walk_at: None,
             walk_pause: WALK_FIRST,
-            bootstrap_at: now,
-            bootstrap_pause: BOOTSTRAP_FIRST,
+            walk_knew: 0,
             housekeeping_at: now + HOUSEKEEPING,
         }
-    }
-
-    /// Somebody's connection came in directly.
-    pub(super) fn dialled_by(&mut self, from: Option<IpAddr>, scope: AddressScope) {
-        let openly = scope == AddressScope::Any || from.is_some_and(is_global);
-        self.dialled |= openly;
-        self.dialled_privately |= !openly;
-        self.changed = true;
     }
 
     /// Something waits to be shown.
@@ -123,7 +95,7 @@ impl Actor {
         }
         self.upkeep.changed = false;
         self.estimate();
-        self.choose_mode();
+        self.choose_mode(now);
         self.show();
     }
 
@@ -173,7 +145,10 @@ impl Actor {
         let most = if self.table.len() < FEW { WALK_FEW } else { WALK_MOST };
         let pause = self.upkeep.walk_pause.min(most);
         self.upkeep.walk_at = Some(now + pause);
-        self.upkeep.walk_pause = (pause * 2).min(most);
+        // While many come, more may.
+        let knew = std::mem::replace(&mut self.upkeep.walk_knew, self.table.len());
+        let slower = self.table.len() < knew + knew / 4 + 1;
+        self.upkeep.walk_pause = if slower { (pause * 2).min(most) } else { pause };
     }
 
     /// Asks servers whose turn it is whether they are there, and takes out of kad's buckets who left the table.
@@ -190,25 +165,6 @@ impl Actor {
         }
     }
 
-    /// Dials bootstrap nodes while nobody is there, and peers of an earlier life until there are enough.
-    fn join(&mut self, now: Instant) {
-        if self.peers.connected_count() == 0 && now >= self.upkeep.bootstrap_at {
-            self.upkeep.bootstrap_at = now + self.upkeep.bootstrap_pause;
-            self.upkeep.bootstrap_pause = (self.upkeep.bootstrap_pause * 2).min(BOOTSTRAP_MOST);
-            for (address, peer) in self.bootstrap.clone() {
-                self.dial_bootstrap(address, peer);
-            }
-        } else if self.peers.connected_count() > 0 {
-            self.upkeep.bootstrap_pause = BOOTSTRAP_FIRST;
-        }
-        if self.table.len() < ENOUGH_PEERS {
-            for _ in 0..CACHED_PER_ROUND {
-                let Some(cached) = self.upkeep.cached.pop_front() else { break };
-                self.dial_known(cached.peer, cached.addresses);
-            }
-        }
-    }
-
     fn estimate(&mut self) {
         // Never fewer than are known.
         let known = self.table.len() + 1;
@@ -216,15 +172,11 @@ impl Actor {
         self.upkeep.estimate = known.max(estimate.clamp(1.0, 1e9) as usize);
     }
 
-    /// Server or client, by the rules of FORMATS "Decisions for the first day".
-    fn choose_mode(&mut self) {
-        let upkeep = &self.upkeep;
-        let limit = if upkeep.server { 2 * SMALL } else { SMALL };
-        // Reached over a private network only: good enough while everybody is there.
+    /// Server or client, by the rules of `dht::promotion`.
+    fn choose_mode(&mut self, now: Instant) {
         let open = self.peers.in_table().any(|(_, address)| super::address::ip_of(address).is_some_and(is_global));
-        let reached = upkeep.dialled || (upkeep.dialled_privately && !open);
-        let server = self.forced_server.unwrap_or(reached && upkeep.estimate < limit);
-        if server != upkeep.server {
+        let server = self.promotion.decide(self.upkeep.estimate as f64, open, now, UnixMillis::now());
+        if server != self.upkeep.server {
             self.upkeep.server = server;
             tracing::debug!(server, estimate = self.upkeep.estimate, "DHT mode changed");
             let mode = if server { kad::Mode::Server } else { kad::Mode::Client };
@@ -239,6 +191,7 @@ impl Actor {
         let addresses = self.card_addresses();
         let addresses: Vec<Vec<u8>> = addresses.iter().map(|address| to_multiaddr(address).to_vec()).collect();
         if self.publishable.send_if_modified(|shown| std::mem::replace(shown, addresses.clone()) != addresses) {
+            self.promotion.moved();
             self.tell(OverlayEvent::AddressesChanged(addresses));
         }
     }
@@ -261,12 +214,15 @@ impl Actor {
     /// Publishes the snapshot and sets the gauges.
     pub(super) fn show(&mut self) {
         let (bytes_in, bytes_out) = self.meter.traffic.totals();
+        let standing = self.joining.engine.standing();
         let behaviour = self.swarm.behaviour_mut();
         let status = OverlayStatus {
             peer_id: self.here.to_string(),
             peers: self.peers.connected_count(),
             estimate: self.upkeep.estimate,
             server: self.upkeep.server,
+            standing: standing.to_string(),
+            isolated: matches!(standing, Standing::PossiblyIsolated(_)),
             records_held: behaviour.kad.store_mut().holding.len(),
             links: behaviour.link.len(),
             listen: self.listen_texts(),
@@ -282,38 +238,5 @@ impl Actor {
         self.meter.links.set(gauge(status.links));
         self.meter.estimate.set(gauge(status.estimate));
         self.status.send_replace(status);
-    }
-
-    /// Writes the peers that we reached; those of them that are in the store already are overwritten, the rest goes.
-    pub(super) fn save_peers(&mut self) {
-        let rows = self.peers.to_cache();
-        if rows.is_empty() {
-            // Alone for now: what was good before may be good again.
-            return;
-        }
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || write_peers(&store, &rows));
-    }
-}
-
-/// Blocking.
-pub(super) fn write_peers(store: &Store, rows: &[(PeerId, Vec<u8>)]) {
-    let write = || -> Result<(), crate::store::StoreError> {
-        let keys: std::collections::HashSet<Vec<u8>> = rows.iter().map(|(peer, _)| peer.to_bytes()).collect();
-        let old = store.scan(Table::Peers, usize::MAX)?;
-        let mut surplus = (old.len() + rows.len()).saturating_sub(MAX_CACHED);
-        for (key, _) in old.into_iter().filter(|(key, _)| !keys.contains(key)) {
-            if surplus > 0 {
-                store.remove(Table::Peers, &key)?;
-                surplus -= 1;
-            }
-        }
-        for (peer, row) in rows {
-            store.put(Table::Peers, &peer.to_bytes(), row)?;
-        }
-        Ok(())
-    };
-    if let Err(error) = write() {
-        tracing::warn!(%error, "the cache of peers was not written");
     }
 }

@@ -141,15 +141,14 @@ impl PeerCache {
         }
     }
 
-    /// The peers to dial first after a restart: of these, which this node dialled and is connected to for longest first,
-    /// four of different /16s.
+    /// The peers to dial first after a restart: of these, longest known first, four tried ones of different /16s.
     pub fn set_anchors(&mut self, oldest_first: &[NodeKey]) {
         for peer in self.peers.values_mut() {
             peer.anchor = false;
         }
         let mut wides = Vec::new();
         for node in oldest_first {
-            if let Some(peer) = self.peers.get_mut(node) {
+            if let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.tried) {
                 let wide = peer.network().wide;
                 if wides.len() < ANCHORS && !wides.contains(&wide) {
                     wides.push(wide);

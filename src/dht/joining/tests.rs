@@ -114,7 +114,8 @@ impl World {
                     Task::Dial(lead) | Task::Feeler(lead) => {
                         match lead.node.and_then(|node| self.nodes.get(&node)).filter(|node| node.alive).cloned() {
                             Some(node) => {
-                                joining.reached(lead.id, node.card.node, node.card.addresses[0], self.now, self.wall());
+                                let at = Some(node.card.addresses[0]);
+                                joining.reached(lead.id, node.card.node, at, self.now, self.wall());
                             }
                             None => joining.unreached(lead.id, self.now),
                         }

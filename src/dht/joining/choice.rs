@@ -1,0 +1,102 @@
+//! Whom to follow next, and what there is to doubt.
+
+use super::*;
+
+impl Joining {
+    /// Whether a view of a source of this kind is still wanted. Each kind has its say: who poisoned the cache has not
+    /// thereby poisoned the charter's list.
+    pub(super) fn wants(&self, source: Source) -> bool {
+        let few = self.views.networks() < NEEDED + SPARE && self.views.iter().count() < ENOUGH;
+        if self.alone || few || self.standing != Standing::Joined {
+            return true;
+        }
+        let viewed = |path: &&Path| path.node.is_some_and(|node| self.views.iter().any(|view| view.through == node));
+        let of_kind = self.leads.iter().filter(|path| path.lead.source == source && !path.feeler);
+        of_kind.filter(viewed).count() < NEEDED
+    }
+
+    /// Networks that sources are known in, those of the LAN aside: as many as can be needed.
+    pub(super) fn known_networks(&self) -> usize {
+        let (mut systems, mut unknown) = (HashSet::new(), 0);
+        for path in
+            self.leads.iter().filter(|path| path.lead.source != Source::Lan && !path.feeler && (path.recent || path.up))
+        {
+            match path.network {
+                Some(network) => _ = systems.insert(network.system),
+                None => unknown += 1,
+            }
+        }
+        systems.len() + unknown
+    }
+
+    /// Next to be dialled: by source, of networks that no view is there of first.
+    pub(super) fn next_lead(&mut self, now: Instant) -> Option<Lead> {
+        let busy = self.leads.iter().filter(|path| path.busy_until.is_some()).count();
+        if busy >= AT_ONCE {
+            return None;
+        }
+        let kinds = [Source::Anchor, Source::Tried, Source::Contact, Source::Bootstrap, Source::Dns, Source::Lan];
+        let wanted: Vec<Source> = kinds.into_iter().filter(|kind| self.wants(*kind)).collect();
+        // In turn by kind: places in the table go to those who come first, and no kind is to fill it alone.
+        let mut followed: HashMap<Source, usize> = HashMap::new();
+        for path in self.leads.iter().filter(|path| path.up || path.busy_until.is_some()) {
+            *followed.entry(path.lead.source).or_default() += 1;
+        }
+        let seen: HashSet<u64> = self.views.iter().map(|view| view.network.system).collect();
+        let ready = |path: &&mut Path| {
+            path.busy_until.is_none() && !path.up && path.again_at <= now && wanted.contains(&path.lead.source)
+        };
+        let order = |path: &&mut Path| {
+            let known = path.network.is_some_and(|network| seen.contains(&network.system));
+            let followed = followed.get(&path.lead.source).copied().unwrap_or(0);
+            (known, path.pause, followed, path.lead.source, path.lead.id)
+        };
+        let path = self.leads.iter_mut().filter(ready).min_by_key(order)?;
+        path.busy_until = Some(now + DIAL);
+        Some(path.lead.clone())
+    }
+
+    pub(super) fn next_feeler(&mut self, now: Instant, wall: UnixMillis) -> Option<Lead> {
+        self.salt = self.salt.wrapping_add(1);
+        let peer = self.cache.in_order(false, self.salt, wall).into_iter().next()?.clone();
+        if self.leads.iter().any(|path| path.node == Some(peer.node)) {
+            return None;
+        }
+        self.add_lead(Source::New, Some(peer.node), &peer.addresses, None, 0, now);
+        let path = self.leads.last_mut().filter(|path| path.node == Some(peer.node))?;
+        (path.feeler, path.busy_until) = (true, Some(now + DIAL));
+        Some(path.lead.clone())
+    }
+
+    pub(super) fn doubt(&self) -> Option<Doubt> {
+        let known = self.known_networks();
+        let (needed, lan_only) = (known.min(NEEDED), known == 0);
+        if self.leads.is_empty() || (lan_only && self.views.networks() > 0) {
+            return None;
+        }
+        let mut wide = Views::default();
+        for view in self.views.iter().filter(|view| !self.lan.contains(&view.through)) {
+            wide.add(view.clone());
+        }
+        if self.views.networks() == 0 {
+            return Some(Doubt::NobodyAnswers);
+        }
+        let verdict = wide.verdict();
+        if wide.networks() < needed {
+            return Some(Doubt::FewNetworks);
+        }
+        let anchor = |node: &NodeKey| {
+            self.leads.iter().any(|path| path.node == Some(*node) && path.lead.source == Source::Anchor)
+        };
+        if wide.dissenters().iter().any(anchor) {
+            return Some(Doubt::SourcesDisagree);
+        }
+        if verdict.agree < needed || verdict.dissent >= needed.max(2) || verdict.dissent >= verdict.agree {
+            return Some(Doubt::SourcesDisagree);
+        }
+        if self.nodes_before >= LARGE && wide.nodes().is_some_and(|nodes| nodes * SHRUNK < self.nodes_before) {
+            return Some(Doubt::Shrunk);
+        }
+        (self.missed_checks >= 2).then_some(Doubt::RecordsGone)
+    }
+}
