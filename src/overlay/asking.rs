@@ -356,7 +356,9 @@ impl Actor {
             }
         };
         let receipt = matches!(reply.said, Said::Stored { result: Stored::Kept { .. }, .. });
-        let sampled = pending.question.nonce[0] % SAMPLED == 0;
+        // By lots that the peer cannot know.
+        let [lot] = random();
+        let sampled = lot % SAMPLED == 0;
         if (receipt || sampled) && reply.verify(&pending.to, &self.overlay).is_err() {
             self.meter.refuse(format!("reply: forged {}", if receipt { "receipt" } else { "answer" }));
             self.ledger.note(peer, Fact::Forged, now);
