@@ -367,6 +367,12 @@ impl Actor {
         if reply.said == Said::Busy {
             return Err(Failure::Busy);
         }
+        if receipt
+            && matches!(pending.asker, Asker::Request(..))
+            && let Some(card) = &pending.card
+        {
+            self.promised(&pending.question, card, &reply);
+        }
         let shown = reply.card.as_ref().and_then(|card| self.cards.read(card, wall));
         let shown = shown.filter(|card| card.node == pending.to && self.cards.holds(card));
         if let Some(card) = shown.or_else(|| pending.card.clone()) {
