@@ -16,6 +16,7 @@ mod harness;
 use arena::conspiracy::Attack;
 use arena::{Ground, Plan, cells, plain_cells};
 use clap::{Parser, ValueEnum};
+use peerline::wire::Genesis;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Cell {
@@ -29,6 +30,8 @@ enum Cell {
     First,
     /// 30 % killed in one moment.
     Killed,
+    /// An arena for other processes; told on stdin what to do (`bench/attacks-live`).
+    Stand,
 }
 
 #[derive(Parser)]
@@ -52,6 +55,9 @@ struct Options {
     /// All nodes in one /24.
     #[arg(long)]
     one_subnet: bool,
+    /// As the nodes' own option, for `stand`.
+    #[arg(long, default_value = "arena")]
+    test_overlay: String,
     /// Plain libp2p-kad instead.
     #[arg(long)]
     plain: bool,
@@ -70,6 +76,10 @@ fn main() {
         attack,
         ground: if options.one_subnet { Ground::OneSubnet } else { Ground::Spread },
         seed: options.seed,
+        overlay: match options.cell {
+            Cell::Stand => Genesis::private(options.test_overlay.as_bytes()).id(),
+            _ => harness::OVERLAY,
+        },
     };
     let Options { users, trials, .. } = options;
     match options.cell {
@@ -81,6 +91,10 @@ fn main() {
             if options.plain || matches!(options.cell, Cell::Compare) {
                 println!("{}", runtime().block_on(plain_cells::among(plan, users, trials, false)));
             }
+        }
+        Cell::Stand => {
+            let plan = plan(options.liars.unwrap_or(0), 0, attacks[0]);
+            runtime().block_on(arena::stand::run(plan));
         }
         Cell::Killed => {
             let plan = plan(0, options.nodes * 3 / 10, Attack::Drop);

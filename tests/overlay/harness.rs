@@ -114,6 +114,13 @@ impl User {
         Self::at(&NodeSecret::generate())
     }
 
+    /// Of another overlay than that of these tests.
+    pub fn in_overlay(overlay: &OverlayId) -> Self {
+        let (identity, device) = (Seed::generate().identity(), NodeSecret::generate());
+        let certificate = identity.certify(device.public(), overlay, 0, UnixMillis::now());
+        Self { identity, certificate, device }
+    }
+
     pub fn at(device: &NodeSecret) -> Self {
         let identity = Seed::generate().identity();
         let certificate = identity.certify(device.public(), &OVERLAY, 0, UnixMillis::now());

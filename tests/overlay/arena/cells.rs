@@ -3,7 +3,7 @@
 use super::conspiracy::{Attack, peer_id};
 use super::figures::{cpu, rate, times};
 use super::{Arena, Plan};
-use crate::harness::{Node, User, reaches};
+use crate::harness::{Node, OVERLAY, User, reaches};
 use peerline::overlay::{LookupEvent, LookupReport};
 use peerline::record::ValidBundle;
 use peerline::uri::IdHash;
@@ -229,7 +229,7 @@ pub async fn liars_among(plan: Plan, users: usize, trials: usize) -> (Value, Tal
     (with(head("liars among the nodes", &plan, &arena), figures), tally)
 }
 
-fn counts(arena: &Arena) -> (u64, u64) {
+pub(super) fn counts(arena: &Arena) -> (u64, u64) {
     use std::sync::atomic::Ordering::Relaxed;
     (arena.conspiracy.asked.load(Relaxed), arena.conspiracy.lies.load(Relaxed))
 }
@@ -291,6 +291,14 @@ pub async fn peaceful(plan: Plan, users: usize, trials: usize) -> (Value, Tally)
 
 impl Plan {
     pub fn honest(count: usize, seed: u64) -> Self {
-        Plan { honest: count, liars: 0, mortal: 0, attack: Attack::Drop, ground: super::Ground::Spread, seed }
+        Plan {
+            honest: count,
+            liars: 0,
+            mortal: 0,
+            attack: Attack::Drop,
+            ground: super::Ground::Spread,
+            overlay: OVERLAY,
+            seed,
+        }
     }
 }

@@ -4,12 +4,14 @@
 pub mod cells;
 pub mod conspiracy;
 pub mod figures;
+pub mod flood;
 mod kad_words;
 pub mod liar;
 pub mod plain;
 pub mod plain_cells;
+pub mod stand;
 
-use super::harness::{Node, OVERLAY, Setup, node};
+use super::harness::{Node, Setup, node};
 use conspiracy::{Attack, Conspiracy, address, listen_at};
 use liar::Liar;
 use peerline::clock::UnixMillis;
@@ -18,6 +20,7 @@ use peerline::identity::NodeSecret;
 use peerline::overlay::Limits;
 use peerline::reachability::Transport;
 use peerline::store::Store;
+use peerline::wire::OverlayId;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +61,7 @@ pub struct Plan {
     pub mortal: usize,
     pub attack: Attack,
     pub ground: Ground,
+    pub overlay: OverlayId,
     pub seed: u64,
 }
 
@@ -89,9 +93,9 @@ impl Arena {
     /// Honest nodes first, who all know the first three; then the liars, who dial two dozen of them each.
     pub async fn build(plan: Plan) -> Self {
         let (began, cpu) = (Instant::now(), figures::cpu());
-        let conspiracy = Conspiracy::new(plan.attack, Transport::Quic, OVERLAY, plan.seed).await;
+        let conspiracy = Conspiracy::new(plan.attack, Transport::Quic, plan.overlay, plan.seed).await;
         let mut honest: Vec<Node> = Vec::new();
-        let setup = |n: usize| setup(plan.ground.ip(n), secret(plan.seed, b'h', n), true);
+        let setup = |n: usize| setup(plan.ground.ip(n), secret(plan.seed, b'h', n), true, plan.overlay);
         for n in 0..plan.honest - plan.mortal {
             let known: Vec<String> = honest.iter().take(3).map(|node| node.address.clone()).collect();
             honest.push(node(&known, setup(n)).await);
@@ -105,7 +109,7 @@ impl Arena {
             mortal.push(doom.as_ref().unwrap().spawn(async move { node(&known, setup).await }).await.unwrap());
         }
         for node in honest.iter().chain(&mortal) {
-            conspiracy.knows_honest(Arc::new(card_of(node)));
+            conspiracy.knows_honest(Arc::new(card_of(node, &plan.overlay)));
         }
         let mut liars = Vec::new();
         for n in 0..plan.liars {
@@ -138,7 +142,7 @@ impl Arena {
 
     /// A client that keeps nothing, knows these only, and is as new as can be.
     pub async fn reader(&self, known: &[String]) -> Node {
-        node(known, setup(self.place(), NodeSecret::generate(), false)).await
+        node(known, setup(self.place(), NodeSecret::generate(), false, self.plan.overlay)).await
     }
 
     /// Tears the runtime of the mortal nodes down: no line of theirs for stopping is run, the kernel closes the sockets.
@@ -155,11 +159,12 @@ impl Drop for Arena {
     }
 }
 
-fn setup(ip: Ipv4Addr, secret: NodeSecret, server: bool) -> Setup {
+fn setup(ip: Ipv4Addr, secret: NodeSecret, server: bool, overlay: OverlayId) -> Setup {
     Setup {
         secret,
         store: Store::temporary().unwrap(),
         server: Some(server),
+        overlay,
         // On loopback only QUIC comes from the address that it listens at: TCP comes from 127.0.0.1.
         listen: vec![listen_at(ip, Transport::Quic)],
         limits: limits(),
@@ -168,6 +173,6 @@ fn setup(ip: Ipv4Addr, secret: NodeSecret, server: bool) -> Setup {
 }
 
 /// An honest node's card as the conspiracy shows it around when it has nothing better to do.
-fn card_of(node: &Node) -> Card {
-    Card::sign(&node.secret, &OVERLAY, &[address(&node.address)], UnixMillis::now()).expect("an address")
+fn card_of(node: &Node, overlay: &OverlayId) -> Card {
+    Card::sign(&node.secret, overlay, &[address(&node.address)], UnixMillis::now()).expect("an address")
 }
