@@ -203,7 +203,7 @@ fn head(name: &str, plan: &Plan, arena: &Arena) -> Value {
     json!({
         "cell": name, "nodes": plan.honest + plan.liars, "liars": plan.liars, "attack": attack_name(plan),
         "networks": format!("{:?}", plan.ground), "seed": plan.seed,
-        "joining_s": arena.joining.0.as_secs_f64(), "joining_cpu_s": arena.joining.1.as_secs_f64(),
+        "joining_s": arena.joining.0.as_secs_f64(), "joining_cpu_s": arena.joining.1.as_secs_f64(), "estimates": arena.estimates,
     })
 }
 

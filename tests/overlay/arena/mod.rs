@@ -11,8 +11,9 @@ pub mod plain;
 pub mod plain_cells;
 pub mod stand;
 
-use super::harness::{Node, Setup, node};
+use super::harness::{Node, PATIENCE, Setup, node};
 use conspiracy::{Attack, Conspiracy, address, listen_at};
+use futures::StreamExt;
 use liar::Liar;
 use peerline::clock::UnixMillis;
 use peerline::dht::Card;
@@ -20,11 +21,13 @@ use peerline::identity::NodeSecret;
 use peerline::overlay::Limits;
 use peerline::reachability::Transport;
 use peerline::store::Store;
+use peerline::uri::IdHash;
 use peerline::wire::OverlayId;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 /// Which networks the nodes are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub struct Arena {
     pub conspiracy: Arc<Conspiracy>,
     /// How long it took until all were in touch, and the processor time of it.
     pub joining: (Duration, Duration),
+    /// Of the overlay's size by its nodes: least, median, most.
+    pub estimates: [usize; 3],
     next_place: std::cell::Cell<usize>,
 }
 
@@ -120,18 +125,25 @@ impl Arena {
         }
         let next_place = std::cell::Cell::new(plan.honest + plan.liars);
         let joining = (Duration::ZERO, Duration::ZERO);
-        let mut arena = Self { plan, honest, mortal, doom, liars, conspiracy, joining, next_place };
+        let mut arena = Self { plan, honest, mortal, doom, liars, conspiracy, joining, estimates: [0; 3], next_place };
         arena.settle().await;
         arena.joining = (began.elapsed(), figures::cpu() - cpu);
         arena
     }
 
-    /// Until every node has an idea of the overlay's size.
-    async fn settle(&self) {
-        let wanted = (self.plan.honest + self.plan.liars) / 8;
-        for node in self.honest.iter().chain(&self.mortal) {
-            super::harness::reaches(&node.overlay, |status| status.estimate >= wanted).await;
-        }
+    /// What an overlay of some age has behind it: every node looked somebody up once. Who came first knows the others by
+    /// that; by itself it would look around after five minutes.
+    async fn settle(&mut self) {
+        let all: Vec<_> = self.honest.iter().chain(&self.mortal).map(|node| node.overlay.clone()).collect();
+        let looking = futures::stream::iter(all.iter().enumerate()).for_each_concurrent(6, |(n, overlay)| async move {
+            let nobody = IdHash(std::array::from_fn(|k| (n * 31 + k * 7) as u8));
+            let mut events = overlay.lookup(nobody);
+            let _ = timeout(PATIENCE, async { while events.recv().await.is_some() {} }).await;
+        });
+        looking.await;
+        let mut estimates: Vec<usize> = all.iter().map(|overlay| overlay.status().borrow().estimate).collect();
+        estimates.sort_unstable();
+        self.estimates = [estimates[0], estimates[estimates.len() / 2], estimates[estimates.len() - 1]];
     }
 
     fn place(&self) -> Ipv4Addr {
