@@ -65,6 +65,8 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let attacks: Vec<Attack> =
         Attack::ALL.into_iter().filter(|a| options.attack == "all" || a.name().contains(&options.attack)).collect();
     assert!(!attacks.is_empty(), "no attack is named so");
