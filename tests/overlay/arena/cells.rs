@@ -2,7 +2,7 @@
 
 use super::conspiracy::{Attack, peer_id};
 use super::figures::{cpu, rate, times};
-use super::{Arena, Plan};
+use super::{Arena, Plan, inspect};
 use crate::harness::{Node, OVERLAY, User, reaches};
 use peerline::overlay::{LookupEvent, LookupReport};
 use peerline::record::ValidBundle;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Known {
     pub id: IdHash,
     pub newest: ValidBundle,
-    /// Peer ids of the honest nodes at which a record of this user appeared.
+    /// Peer ids of the honest nodes that hold the newest, its publisher aside.
     pub holders: HashSet<String>,
 }
 
@@ -78,7 +78,7 @@ pub async fn try_once(reader: &Node, user: &Known, whole: bool) -> Trial {
 /// Publishes a first record of each user while liars still behave, so that they hold it, then attacks and publishes the
 /// newest: both the publication and the lookups are under attack. `from`: how many nodes publish in turn.
 pub async fn publish(arena: &Arena, users: usize, from: usize) -> (Vec<Known>, Value) {
-    let mut known = Vec::new();
+    let (mut known, mut publishers) = (Vec::new(), Vec::new());
     let (mut took, mut copies, mut failed) = (Vec::new(), Vec::new(), 0);
     for publisher in arena.honest.iter().take(from) {
         arena.conspiracy.knows_publisher(peer_id(&publisher.secret.public()));
@@ -87,7 +87,7 @@ pub async fn publish(arena: &Arena, users: usize, from: usize) -> (Vec<Known>, V
         let publisher = &arena.honest[n % from.min(arena.honest.len())];
         let user = User::at(&publisher.secret);
         arena.conspiracy.arm(false);
-        let before = held(arena);
+        let own = peer_id(&publisher.secret.public()).to_string();
         let old = user.bundle();
         if publisher.overlay.publish(old).await.is_err() {
             failed += 1;
@@ -101,12 +101,12 @@ pub async fn publish(arena: &Arena, users: usize, from: usize) -> (Vec<Known>, V
             Err(_) => failed += 1,
         }
         took.push(started.elapsed());
-        // The status of a node follows within 100 ms.
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        let own = peer_id(&publisher.secret.public()).to_string();
-        let holders = held(arena).into_iter().zip(before).filter(|((_, now), (_, then))| now > then);
-        let holders = holders.map(|((peer, _), _)| peer).filter(|peer| *peer != own).collect();
-        known.push(Known { id: user.identity.id, newest, holders });
+        known.push(Known { id: user.identity.id, newest, holders: HashSet::new() });
+        publishers.push(own);
+    }
+    inspect::holders(arena.plan.overlay, arena.conspiracy.honest(), &mut known, arena.place()).await;
+    for (user, own) in known.iter_mut().zip(&publishers) {
+        user.holders.remove(own);
     }
     let figures = json!({
         "published": rate(2 * users - failed, 2 * users), "took": times(&took),
@@ -114,15 +114,6 @@ pub async fn publish(arena: &Arena, users: usize, from: usize) -> (Vec<Known>, V
         "honest_holders_mean": known.iter().map(|user| user.holders.len()).sum::<usize>() / users.max(1),
     });
     (known, figures)
-}
-
-fn held(arena: &Arena) -> Vec<(String, usize)> {
-    let all = arena.honest.iter().chain(&arena.mortal);
-    all.map(|node| {
-        let status = node.overlay.status().borrow().clone();
-        (status.peer_id, status.records_held)
-    })
-    .collect()
 }
 
 /// Counts trials as they come in.

@@ -36,7 +36,8 @@ pub enum Attack {
     Misroute,
     /// As `Misroute`, and names signed dead nodes near the key, whose addresses accept and never speak.
     Ghosts,
-    /// As `Misroute`, and names honest nodes at wrong addresses (signed by nobody).
+    /// As `Misroute`, and names honest nodes at wrong addresses that accept and never speak: half of them by cards of
+    /// yesterday with good signatures, half by newer ones with bad ones.
     Poison,
     /// Serves the record before the newest; takes the newest, gives receipts, keeps nothing.
     Stale,
@@ -71,6 +72,8 @@ pub struct Conspiracy {
     pub overlay: OverlayId,
     armed: AtomicBool,
     honest: RwLock<Vec<Arc<Card>>>,
+    /// Cards that the honest signed a day ago, when they were somewhere else.
+    outdated: RwLock<Vec<Arc<Card>>>,
     liars: RwLock<Vec<Arc<Card>>>,
     ghosts: Vec<(Position, NodeSecret)>,
     /// Positions and record keys under attack, with their position.
@@ -118,6 +121,7 @@ impl Conspiracy {
             overlay,
             armed: AtomicBool::new(false),
             honest: RwLock::default(),
+            outdated: RwLock::default(),
             liars: RwLock::default(),
             ghosts: ghosts.collect(),
             targets: RwLock::default(),
@@ -132,8 +136,18 @@ impl Conspiracy {
         })
     }
 
-    pub fn knows_honest(&self, card: Arc<Card>) {
-        self.honest.write().unwrap().push(card);
+    pub fn knows_honest(&self, secret: &NodeSecret, at: Address) {
+        let now = UnixMillis::now();
+        let sign = |at, issued| Arc::new(Card::sign(secret, &self.overlay, &[at], issued).expect("an address"));
+        let mut honest = self.honest.write().unwrap();
+        let elsewhere = self.trap(Ipv4Addr::new(127, 240, honest.len() as u8, 1));
+        self.outdated.write().unwrap().push(sign(elsewhere, UnixMillis(now.0 - 86_400_000)));
+        honest.push(sign(at, now));
+    }
+
+    /// A server's address now, for floods.
+    pub fn honest(&self) -> Vec<Arc<Card>> {
+        self.honest.read().unwrap().clone()
     }
 
     pub fn knows_liar(&self, card: Arc<Card>) {
@@ -203,8 +217,10 @@ impl Conspiracy {
                     signed.map(Arc::new).collect()
                 }
                 _ => {
-                    let near = nearest(self.honest.read().unwrap().iter().cloned().collect(), to, NEAREST);
-                    near.iter().enumerate().map(|(n, card)| Arc::new(self.forged(card, n))).collect()
+                    let near = nearest(self.outdated.read().unwrap().iter().cloned().collect(), to, NEAREST);
+                    let forged = |n: usize, card: &Card| Arc::new(self.forged(card, n));
+                    let all = near.iter().enumerate();
+                    all.map(|(n, card)| if n % 2 == 0 { card.clone() } else { forged(n, card) }).collect()
                 }
             };
             Arc::new(cards)
@@ -216,11 +232,11 @@ impl Conspiracy {
         Address { ip: ip.into(), transport: self.transport, port: self.silent_port }
     }
 
-    /// An honest node's card at another address, a second newer, under a signature of somebody else.
+    /// An honest node's card at another address, newer than any, under a signature of somebody else.
     fn forged(&self, card: &Card, n: usize) -> Card {
         let ip = Ipv4Addr::new(127, 240, n as u8, 1);
         let thief = NodeSecret::from_bytes([0x66; 32]);
-        let own = Card::sign(&thief, &self.overlay, &[self.trap(ip)], UnixMillis(card.issued_at.0 + 1_000)).unwrap();
+        let own = Card::sign(&thief, &self.overlay, &[self.trap(ip)], UnixMillis::now()).unwrap();
         let mut wrapper = pb::Signed::decode(own.signed.clone()).expect("ours");
         let mut payload = pb::PeerCard::decode(wrapper.payload).expect("ours");
         payload.node_key = bytes::Bytes::copy_from_slice(&card.node.0);

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 #[derive(NetworkBehaviour)]
-struct Client {
+pub(super) struct Client {
     identify: identify::Behaviour,
-    store: request_response::Behaviour<StoreCodec>,
+    pub(super) store: request_response::Behaviour<StoreCodec>,
 }
 
 /// What to ask, forever.
@@ -137,7 +137,7 @@ fn kind(reply: Reply) -> &'static str {
     }
 }
 
-fn client(overlay: &OverlayId) -> Swarm<Client> {
+pub(super) fn client(overlay: &OverlayId) -> Swarm<Client> {
     let short = overlay.short();
     let name = StreamProtocol::try_from_owned(format!("/peerline/{short}/store/1")).unwrap();
     let settings = request_response::Config::default().with_request_timeout(Duration::from_secs(5));

@@ -11,13 +11,12 @@
 use super::flood::{self, Flood};
 use super::liar::Liar;
 use super::{Arena, Plan};
-use peerline::dht::{Card, Position};
+use peerline::dht::Position;
 use peerline::identity::NodeSecret;
 use peerline::record::{self, RecordKey};
 use peerline::uri::IdHash;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
@@ -107,8 +106,7 @@ impl Stand {
 
     /// Begins in the background; `stats` waits for its end.
     fn flood(&mut self, flood: Flood, clients: usize, life: Duration) -> Value {
-        let honest: Vec<Arc<Card>> =
-            self.arena.honest.iter().map(|node| Arc::new(super::card_of(node, &self.arena.plan.overlay))).collect();
+        let honest = self.arena.conspiracy.honest();
         for n in 0..clients {
             let key = self.keys()[n % 4];
             let at = Position::of_key(&key);
