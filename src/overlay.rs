@@ -20,7 +20,6 @@ mod actor;
 mod address;
 mod answering;
 mod asking;
-mod auditing;
 mod behaviour;
 mod cards;
 mod dialling;

@@ -65,6 +65,8 @@ pub struct Cell {
 #[derive(Clone, Debug, Default)]
 pub struct Trial {
     pub number: usize,
+    /// The user's clock is wrong.
+    pub skewed: bool,
     /// The publisher was told that it went well.
     pub good: bool,
     /// Copies at honest servers, after churn.
@@ -95,7 +97,7 @@ pub fn trial(scene: &mut Scene<'_>, strategy: Strategy, config: &WalkConfig, sal
         Some(flavour) => kad::lookup(scene, flavour),
         None => ours::lookup(scene, config, hash(&[salt, 31]), base),
     };
-    Trial { number: 0, good, copies, publish, seen }
+    Trial { number: 0, skewed: scene.user.skew != 0, good, copies, publish, seen }
 }
 
 impl Cell {

@@ -8,6 +8,7 @@
 
 mod cell;
 mod delays;
+mod experiments;
 mod iterators;
 mod kad;
 mod known;
@@ -16,6 +17,8 @@ mod rng;
 mod scene;
 mod sorted;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod user;
 mod world;
 
@@ -83,14 +86,20 @@ struct Options {
     /// Networks know their autonomous system.
     #[arg(long)]
     asmap: bool,
+    /// churn, partition, clock, ledger or rest, instead of a cell.
+    #[arg(long)]
+    experiment: Option<String>,
     /// Paths of a walk (ours).
     #[arg(long)]
     paths: Option<usize>,
     /// Trials that share a world.
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, default_value_t = 1_000)]
     per_world: usize,
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Said in the JSON: which version ran.
+    #[arg(long, default_value = "")]
+    commit: String,
     /// One JSON value on stdout instead of lines.
     #[arg(long)]
     json: bool,
@@ -98,6 +107,11 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    if let Some(name) = &options.experiment {
+        let value = experiments::run(name, &options.cell(Strategy::Peerline), &options.commit)?;
+        println!("{}", serde_json::to_string_pretty(&value)?);
+        return Ok(());
+    }
     let attacks = attacks(&options)?;
     let strategies = match options.strategy.as_str() {
         "all" => Strategy::ALL.to_vec(),
@@ -154,6 +168,9 @@ impl Options {
                 rtt: self.rtt_ms,
                 bias: self.bias,
                 connected: self.connected,
+                session: None,
+                partition: false,
+                skewed: 0.0,
             },
             strategy,
             config,
@@ -171,6 +188,7 @@ fn report(options: &Options, strategy: Strategy, summaries: &[Summary], seconds:
     let trials: usize = summaries.iter().map(|summary| summary.trials.len()).sum();
     json!({
         "strategy": strategy.name(),
+        "commit": options.commit,
         "nodes": options.nodes,
         "hostile": options.hostile,
         "chosen_ids_per_key": options.chosen_ids,

@@ -1,11 +1,14 @@
 //! Drives the product's engine over a scene in virtual time: what `overlay` does with sockets.
 
 use super::scene::Scene;
-use super::user::{Which, judge};
+use super::user::{Which, judge, judge_at};
 use super::world::id_of;
 use peerline::dht::{
     Answer, Ask, Estimate, Lookup, Progress, Publish, Published, Request, RequestId, Seeds, WalkConfig,
 };
+use peerline::identity::NodeKey;
+use peerline::ledger::Ledger;
+use peerline::record::Judge;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -51,7 +54,7 @@ const CARD: usize = 140;
 
 pub trait Operation {
     fn poll_request(&mut self, now: Instant) -> Option<Request>;
-    fn answered(&mut self, id: RequestId, answer: Answer, now: Instant);
+    fn answered(&mut self, id: RequestId, answer: Answer, judge: &Judge, now: Instant);
     fn poll_timeout(&self) -> Option<Instant>;
     fn is_over(&self) -> bool;
 }
@@ -60,8 +63,8 @@ impl Operation for Lookup {
     fn poll_request(&mut self, now: Instant) -> Option<Request> {
         Lookup::poll_request(self, now)
     }
-    fn answered(&mut self, id: RequestId, answer: Answer, now: Instant) {
-        Lookup::answered(self, id, answer, &judge(), now);
+    fn answered(&mut self, id: RequestId, answer: Answer, judge: &Judge, now: Instant) {
+        Lookup::answered(self, id, answer, judge, now);
     }
     fn poll_timeout(&self) -> Option<Instant> {
         Lookup::poll_timeout(self)
@@ -75,8 +78,8 @@ impl Operation for Publish {
     fn poll_request(&mut self, now: Instant) -> Option<Request> {
         Publish::poll_request(self, now)
     }
-    fn answered(&mut self, id: RequestId, answer: Answer, now: Instant) {
-        Publish::answered(self, id, answer, &judge(), now);
+    fn answered(&mut self, id: RequestId, answer: Answer, judge: &Judge, now: Instant) {
+        Publish::answered(self, id, answer, judge, now);
     }
     fn poll_timeout(&self) -> Option<Instant> {
         Publish::poll_timeout(self)
@@ -103,6 +106,7 @@ pub fn drive<O: Operation>(
     operation: &mut O,
     scene: &mut Scene<'_>,
     from: u32,
+    judge: Judge,
     start: Instant,
     mut heard: impl FnMut(u32, &Answer),
     mut told: impl FnMut(&mut O, Duration),
@@ -143,7 +147,7 @@ pub fn drive<O: Operation>(
                 let Some((to, id, answer)) = answers.remove(&number) else { break };
                 connected.insert(to);
                 heard(to, &answer);
-                operation.answered(id, answer, now);
+                operation.answered(id, answer, &judge, now);
             }
             (_, Some(timeout)) => now = timeout,
             (_, None) => break,
@@ -154,15 +158,15 @@ pub fn drive<O: Operation>(
     cost
 }
 
-fn begin(scene: &mut Scene<'_>, from: u32, salt: u64) -> ([Seeds; 4], Estimate) {
+fn begin(scene: &mut Scene<'_>, from: u32, salt: u64, shunned: &dyn Fn(&NodeKey) -> bool) -> ([Seeds; 4], Estimate) {
     let table = scene.table(from);
-    (scene.targets.map(|target| table.seeds(&target, salt, &|_| false)), table.estimate())
+    (scene.targets.map(|target| table.seeds(&target, salt, shunned)), table.estimate())
 }
 
 /// Publishes the new record. Whether it was told to be good, and what it cost.
 pub fn publish(scene: &mut Scene<'_>, config: &WalkConfig, salt: u64, base: Instant) -> (bool, Cost) {
-    let from = scene.publisher;
-    let (seeds, estimate) = begin(scene, from, salt);
+    let (from, skew) = (scene.publisher, scene.user.skew);
+    let (seeds, estimate) = begin(scene, from, salt, &|_| false);
     let bundle = scene.user.new_bundle();
     let keys = scene.user.keys;
     let radius = estimate.region();
@@ -173,6 +177,7 @@ pub fn publish(scene: &mut Scene<'_>, config: &WalkConfig, salt: u64, base: Inst
         &mut publish,
         scene,
         from,
+        judge_at(skew),
         base,
         |_, _| {},
         |publish, _| {
@@ -186,8 +191,20 @@ pub fn publish(scene: &mut Scene<'_>, config: &WalkConfig, salt: u64, base: Inst
 
 /// Looks the user up.
 pub fn lookup(scene: &mut Scene<'_>, config: &WalkConfig, salt: u64, base: Instant) -> Seen {
+    lookup_with(scene, config, salt, base, None)
+}
+
+/// As [`lookup`], by a caller with a memory: whom it avoids, and what this lookup adds. `base` is when.
+pub fn lookup_with(
+    scene: &mut Scene<'_>,
+    config: &WalkConfig,
+    salt: u64,
+    base: Instant,
+    ledger: Option<&mut Ledger<NodeKey>>,
+) -> Seen {
     let from = scene.caller;
-    let (seeds, estimate) = begin(scene, from, salt);
+    let avoided = |node: &NodeKey| ledger.as_ref().is_some_and(|ledger| ledger.avoids(node, base));
+    let (seeds, estimate) = begin(scene, from, salt, &avoided);
     let keys = scene.user.keys;
     let mut lookup = Lookup::new(keys, seeds, estimate.region(), config.clone(), salt, base);
     let mut seen = Seen::default();
@@ -198,6 +215,7 @@ pub fn lookup(scene: &mut Scene<'_>, config: &WalkConfig, salt: u64, base: Insta
         &mut lookup,
         scene,
         from,
+        judge(),
         base,
         |to, answer| {
             if matches!(answer, Answer::Found { bundle: Some(bundle), .. } if *bundle == new) {
@@ -214,6 +232,11 @@ pub fn lookup(scene: &mut Scene<'_>, config: &WalkConfig, salt: u64, base: Insta
     );
     for (at, bundle) in found {
         note(&mut seen, at, scene.user.recognise(&bundle));
+    }
+    if let Some(ledger) = ledger {
+        for (node, observation) in lookup.take_observations() {
+            ledger.note(node, observation.fact(), base);
+        }
     }
     seen.copies = newest.len();
     seen.cost = cost;

@@ -1,6 +1,10 @@
 //! One trial's stage: a world, perhaps servers put around the user's keys, who holds what, who left, and how everybody
 //! answers. Honest servers run the product's table and validator; hostile ones do what the attack says.
 
+mod baseline;
+
+pub use baseline::KadAnswer;
+
 use super::delays::{self, answer_after};
 use super::known::{Known, Members};
 use super::rng::{Rng, hash, unit};
@@ -80,10 +84,25 @@ pub struct Setting {
     pub bias: f64,
     /// Servers of its table that the asking node has connections to.
     pub connected: usize,
+    /// Median session of honest servers: the lookup comes up to 20 minutes after the put, and as many servers came as
+    /// went meanwhile. Replaces `churn`.
+    pub session: Option<Duration>,
+    /// While the user publishes, the overlay is in two halves; the caller is in the other one.
+    pub partition: bool,
+    /// Share of users whose clocks are an hour off, either way.
+    pub skewed: f64,
 }
+
+/// Owners publish again after so long.
+const REFRESH: Duration = Duration::from_secs(1_200);
 
 /// Ghosts that one answer of kad names; ours takes 20.
 const KAD_GHOSTS: usize = 250;
+
+/// Halves of the overlay that do not see each other for a while.
+fn half(id: u32) -> bool {
+    hash(&[u64::from(id), 14]) & 1 == 0
+}
 
 pub struct Scene<'a> {
     pub world: &'a World,
@@ -93,6 +112,8 @@ pub struct Scene<'a> {
     pub phase: Phase,
     pub publisher: u32,
     pub caller: u32,
+    /// Share of honest servers that leave between put and get.
+    leaving: f64,
     seed: u64,
     extra: Vec<Node>,
     extra_order: Sorted,
@@ -107,7 +128,9 @@ pub struct Scene<'a> {
 impl<'a> Scene<'a> {
     pub fn new(world: &'a World, known: &'a mut Known, setting: &'a Setting, seed: u64) -> Self {
         let mut rng = Rng::of(&[seed, 10]);
-        let user = User::new(&mut rng);
+        let skewed = unit(hash(&[seed, 11])) < setting.skewed;
+        let skew = if skewed { 3_600_000 - 7_200_000 * i64::from(seed % 2 == 0) } else { 0 };
+        let user = User::new(&mut rng, skew);
         let targets = user.keys.map(|key| Position::of_key(&key));
         let extra = setting.cluster.as_ref().map_or_else(Vec::new, |c| c.nodes(world, &targets, &mut rng));
         let extra_order = Sorted::new(extra.iter().map(|node| head(&node.card.position)).collect());
@@ -117,10 +140,14 @@ impl<'a> Scene<'a> {
         let publisher = world.honest(&mut rng);
         let caller = loop {
             let caller = world.honest(&mut rng);
-            if caller != publisher {
+            if caller != publisher && !(setting.partition && half(caller) == half(publisher)) {
                 break caller;
             }
         };
+        let leaving = setting.session.map_or(setting.churn, |median| {
+            let passed = unit(hash(&[seed, 12])) * REFRESH.as_secs_f64();
+            1.0 - 0.5_f64.powf(passed / median.as_secs_f64())
+        });
         let mut scene = Self {
             world,
             setting,
@@ -129,6 +156,7 @@ impl<'a> Scene<'a> {
             phase: Phase::Publish,
             publisher,
             caller,
+            leaving,
             seed,
             extra,
             extra_order,
@@ -177,7 +205,14 @@ impl<'a> Scene<'a> {
     }
 
     pub fn there(&self, id: u32) -> bool {
-        self.kind(id) != Kind::Dead && !self.left.contains(&id)
+        let away = self.phase == Phase::Publish
+            && id < EXTRA
+            && id != self.publisher
+            && (self.setting.partition && half(id) != half(self.publisher)
+                || self.setting.session.is_some()
+                    && self.kind(id) == Kind::Honest
+                    && unit(hash(&[self.seed, 13, u64::from(id)])) < self.leaving);
+        !away && self.kind(id) != Kind::Dead && !self.left.contains(&id)
     }
 
     /// The nearest that `wanted` lets through, of all.
@@ -222,6 +257,9 @@ impl<'a> Scene<'a> {
 
     /// Every honest server of the regions, of all widths that the strategies use, holds the record of before.
     pub fn place_old(&mut self, each: Option<usize>) {
+        if self.user.judge(Which::Old, None).is_err() {
+            return;
+        }
         for j in 0..4_u8 {
             let target = self.targets[usize::from(j)];
             let radius = self.world.radius(10.0);
@@ -238,7 +276,7 @@ impl<'a> Scene<'a> {
     pub fn churn(&mut self) {
         let (publisher, caller) = (self.publisher, self.caller);
         for (id, _) in self.held.keys() {
-            let leaves = unit(hash(&[self.seed, 6, u64::from(*id)])) < self.setting.churn;
+            let leaves = unit(hash(&[self.seed, 6, u64::from(*id)])) < self.leaving;
             if leaves && *id != caller && *id != publisher && self.kind(*id) == Kind::Honest {
                 self.left.insert(*id);
             }
@@ -382,72 +420,17 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// What a server that runs plain kad answers: who is nearer, each with whether the addresses told are right, and what
-/// it holds.
-pub struct KadAnswer {
-    pub peers: Vec<(u32, bool)>,
-    pub held: Option<Which>,
-}
-
 impl Scene<'_> {
-    /// GET_VALUE of key 0 (or FIND_NODE, when `serving` is not asked for). `many`: whether the asker takes any number
-    /// of peers.
-    pub fn ask_kad(
-        &mut self,
-        from: u32,
-        id: u32,
-        serving: bool,
-        many: bool,
-        connected: bool,
-    ) -> Option<(Duration, KadAnswer)> {
-        if !self.there(id) {
-            return None;
-        }
-        let target = self.targets[0];
-        if self.kind(id) == Kind::Hostile && self.setting.attack != Attack::None {
-            return Some((delays::HOSTILE, self.lie_kad(id, serving, many, target)?));
-        }
-        let delay = answer_after(self.round_trip(from, id), connected);
-        let contacts = self.contacts(id);
-        let point = head(&target);
-        let near = super::known::nearest_of(&contacts, MAX_PEERS, |id| self.distance(id, point));
-        let held = if serving { self.held(id, 0) } else { None };
-        Some((delay, KadAnswer { peers: near.into_iter().map(|id| (id, true)).collect(), held }))
-    }
-
-    fn lie_kad(&mut self, id: u32, serving: bool, many: bool, target: Position) -> Option<KadAnswer> {
-        let collusion = |scene: &mut Self| scene.accomplices(id, target).into_iter().map(|id| (id, true)).collect();
-        let (peers, held) = match (self.setting.attack, self.phase) {
-            (Attack::None | Attack::Drop, _) | (Attack::Selective, Phase::Lookup) => return None,
-            (Attack::Misroute, _) => (collusion(self), None),
-            (Attack::Stale, _) => (collusion(self), serving.then_some(Which::Old)),
-            (Attack::Forge, _) => (collusion(self), serving.then_some(Which::Forged)),
-            (Attack::Ghosts, _) => {
-                let count = if many { KAD_GHOSTS } else { MAX_PEERS };
-                let ghosts = (0..count).map(|i| (GHOST + i as u32, true));
-                (ghosts.collect(), None)
+    /// Every honest server of the regions that is there holds the new record: for experiments on lookups alone.
+    pub fn place_new(&mut self) {
+        let radius = self.world.radius(10.0);
+        for j in 0..4_u8 {
+            let target = self.targets[usize::from(j)];
+            for id in self.nearest(target, 40, &|node| node.kind == Kind::Honest) {
+                if self.distance(id, head(&target)) <= radius {
+                    self.held.insert((id, j), Which::New);
+                }
             }
-            (Attack::AddressPoison, _) => {
-                let honest = self.nearest(target, MAX_PEERS, &|node| node.kind == Kind::Honest);
-                (honest.into_iter().map(|id| (id, false)).collect(), None)
-            }
-            (Attack::Selective, Phase::Publish) => {
-                let near = self.nearest(target, MAX_PEERS, &|node| node.kind != Kind::Dead);
-                (near.into_iter().map(|id| (id, true)).collect(), None)
-            }
-        };
-        Some(KadAnswer { peers, held })
-    }
-
-    /// PUT_VALUE of the new record under key 0: honest servers keep it, the others say so.
-    pub fn put_kad(&mut self, id: u32) {
-        let keeps = match self.kind(id) {
-            Kind::Honest => true,
-            Kind::Hostile => matches!(self.setting.attack, Attack::None | Attack::Selective),
-            Kind::Dead => false,
-        };
-        if keeps && self.there(id) {
-            self.keep(id, 0, Which::New);
         }
     }
 }

@@ -30,15 +30,23 @@ pub struct User {
     old: Bytes,
     new: Bytes,
     forged: [Bytes; 3],
+    /// What her clock shows too much, milliseconds.
+    pub skew: i64,
     verdicts: RefCell<HashMap<(Which, Option<Which>), Result<(), RejectReason>>>,
 }
 
 pub fn judge() -> Judge {
-    Judge { overlay: OVERLAY, scope: AddressScope::Any, now: NOW }
+    judge_at(0)
+}
+
+/// By a clock that shows so much too much.
+pub fn judge_at(skew: i64) -> Judge {
+    Judge { overlay: OVERLAY, scope: AddressScope::Any, now: UnixMillis(NOW.0.saturating_add_signed(skew)) }
 }
 
 impl User {
-    pub fn new(rng: &mut Rng) -> Self {
+    pub fn new(rng: &mut Rng, skew: i64) -> Self {
+        let now = judge_at(skew).now;
         let user = Seed::from_bytes(rng.bytes()).identity();
         let device = NodeSecret::from_bytes(rng.bytes());
         let certificate = user.certify(device.public(), &OVERLAY, 1, UnixMillis(NOW.0 - 86_400_000));
@@ -55,9 +63,9 @@ impl User {
             };
             Bytes::from(sign_bundle(&header, &certificate, secret, &OVERLAY, &draft))
         };
-        let new = bundle(&device, NOW);
+        let new = bundle(&device, now);
         // Later than the new one: signed by a key that the user never certified, with a bit turned, cut off.
-        let foreign = bundle(&NodeSecret::from_bytes(rng.bytes()), UnixMillis(NOW.0 + 60_000));
+        let foreign = bundle(&NodeSecret::from_bytes(rng.bytes()), UnixMillis(now.0 + 60_000));
         let mut turned = new.to_vec();
         let place = turned.len() - 7;
         turned[place] ^= 4;
@@ -65,10 +73,11 @@ impl User {
         Self {
             keys: replica_keys(&OVERLAY, &user.id),
             device: device.public(),
-            sequence: NOW.0,
-            old: bundle(&device, UnixMillis(NOW.0 - 1_200_000)),
+            sequence: now.0,
+            old: bundle(&device, UnixMillis(now.0 - 1_200_000)),
             new,
             forged,
+            skew,
             verdicts: RefCell::new(HashMap::new()),
         }
     }
@@ -100,7 +109,7 @@ impl User {
     }
 
     pub fn new_bundle(&self) -> ValidBundle {
-        validate(&self.new, &self.keys[0], &judge(), None).expect("the simulator signs valid bundles")
+        validate(&self.new, &self.keys[0], &judge_at(self.skew), None).expect("the simulator signs valid bundles")
     }
 
     /// What a holder of `held` makes of `which`: the product's validator, asked once for each pair.
