@@ -221,8 +221,7 @@ impl Walk {
     }
 
     fn ask(&mut self, at: Index, line: Option<usize>, now: Instant) -> Option<Step> {
-        let payer = self.peers.payer(at)?;
-        let card = self.peers.ask(at, payer)?;
+        let (card, payer) = self.peers.ask(at)?;
         self.peers.get_mut(at).line_asked = line;
         let id = StepId(self.steps);
         self.steps += 1;
@@ -238,7 +237,7 @@ impl Walk {
         self.settle(&open);
         let answerer = open.peer;
         let mut first = false;
-        note_words(&mut self.observations, |note| first = self.peers.is_here(answerer, open.overdue, note));
+        note_words(&mut self.observations, |note| first = self.peers.is_here(answerer, &open.card, open.overdue, note));
         if !first {
             return;
         }
@@ -287,7 +286,6 @@ impl Walk {
             return;
         }
         for source in self.peers.sources(at) {
-            let source = self.peers.get(*source);
             if !source.member {
                 self.lines[source.line_asked.unwrap_or(source.line)].arrived = true;
             }
@@ -322,7 +320,7 @@ impl Walk {
             self.sweep.gone(at, &open.card.network);
         }
         let mut more = false;
-        note_words(&mut self.observations, |note| more = self.peers.is_gone(at, open.overdue, note));
+        note_words(&mut self.observations, |note| more = self.peers.is_gone(at, &open.card, open.overdue, note));
         if !more {
             return;
         }
@@ -357,7 +355,7 @@ impl Walk {
         for id in late {
             let Some(mut open) = self.open.remove(&id) else { continue };
             self.settle(&open);
-            note_words(&mut self.observations, |note| self.peers.is_slow(open.peer, note));
+            note_words(&mut self.observations, |note| self.peers.is_slow(open.peer, &open.card, note));
             self.silent(&open);
             open.overdue = true;
             self.open.insert(id, open);

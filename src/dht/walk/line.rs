@@ -40,7 +40,7 @@ impl Line {
                 self.beam.push((peers.get(seed).distance, seed));
             }
         }
-        self.beam.iter().map(|(_, at)| *at).find(|at| peers.payer(*at).is_some())
+        self.beam.iter().map(|(_, at)| *at).find(|at| peers.is_open_to(*at))
     }
 
     pub fn asked(&mut self, at: Index) {

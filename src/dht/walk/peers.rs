@@ -18,8 +18,8 @@ const MAX_TRIES: usize = 6;
 /// Questions to one node that run at once, each by a later card than the one before.
 const MAX_OPEN: usize = 3;
 
-/// Sources remembered of one peer.
-const MAX_SOURCES: usize = 4;
+/// Sources remembered of one card.
+const MAX_SOURCES: usize = 8;
 
 /// Open requests that the word of one source may cause at first; each named peer that answers allows one more, and three
 /// that do not one less: who names only ghosts is not followed after the sixth.
@@ -40,6 +40,13 @@ pub enum State {
     Failed,
 }
 
+/// A card, and who named the node by it: the word of each counts for its own card alone.
+#[derive(Debug)]
+struct Known {
+    card: Arc<Card>,
+    sources: Vec<Index>,
+}
+
 #[derive(Debug)]
 pub struct Peer {
     pub node: NodeKey,
@@ -55,13 +62,12 @@ pub struct Peer {
     pub line: usize,
     /// The line that asked it, if it was not the sweep.
     pub line_asked: Option<usize>,
-    sources: Vec<Index>,
-    /// `tried` of them were used up.
-    cards: Vec<Arc<Card>>,
+    /// The first `tried` of them were used up; then the latest first.
+    cards: Vec<Known>,
     tried: usize,
-    /// Questions under way, and the time of the latest card that was tried.
+    /// Dates of the cards by which it is being asked, and is not overdue.
+    waiting: Vec<UnixMillis>,
     asked: usize,
-    latest: UnixMillis,
     // As a source.
     open: u32,
     named_here: u32,
@@ -107,11 +113,10 @@ impl Peers {
                 level: u8::MAX,
                 line,
                 line_asked: None,
-                sources: Vec::new(),
                 cards: Vec::new(),
                 tried: 0,
+                waiting: Vec::new(),
                 asked: 0,
-                latest: UnixMillis(0),
                 open: 0,
                 named_here: 0,
                 named_gone: 0,
@@ -120,43 +125,51 @@ impl Peers {
             });
             self.all.len() - 1
         });
-        let peer = &mut self.all[at];
-        if let Some(source) = source
-            && peer.sources.len() < MAX_SOURCES
-            && !peer.sources.contains(&source)
-        {
-            peer.sources.push(source);
-        }
-        peer.take_card(card);
+        self.all[at].take_card(card, source);
         at
     }
 
-    /// Somebody whose word has credit left, or nobody's word is needed: `Some(None)`.
-    pub fn payer(&self, at: Index) -> Option<Option<Index>> {
+    /// By which card it can be asked now, and on whose word: nobody's is needed for a card of our own.
+    fn next_card(&self, at: Index) -> Option<(usize, Option<Index>)> {
         let peer = &self.all[at];
-        if peer.seed.is_some() {
-            return Some(None);
-        }
         let credit = |source: &&Index| {
             let source = &self.all[**source];
             let earned = FIRST_CREDIT + source.named_here;
             source.open < earned.saturating_sub((source.named_gone + source.named_slow) / PER_GONE).min(MOST_CREDIT)
         };
-        peer.sources.iter().find(credit).map(|source| Some(*source))
+        peer.askable().find_map(|at| {
+            let known = &peer.cards[at];
+            if peer.seed.as_ref().is_some_and(|card| same(card, &known.card)) {
+                return Some((at, None));
+            }
+            known.sources.iter().find(credit).map(|source| (at, Some(*source)))
+        })
     }
 
-    /// It is asked; `None` when there is no card left.
-    pub fn ask(&mut self, at: Index, payer: Option<Index>) -> Option<Arc<Card>> {
+    /// Whether it can be asked, and somebody's word for it has credit left.
+    pub fn is_open_to(&self, at: Index) -> bool {
+        self.next_card(at).is_some()
+    }
+
+    pub fn next_network(&self, at: Index) -> Option<Network> {
+        self.next_card(at).map(|(card, _)| self.all[at].cards[card].card.network)
+    }
+
+    /// It is asked: by which card, and whose word caused it.
+    pub fn ask(&mut self, at: Index) -> Option<(Arc<Card>, Option<Index>)> {
+        let (chosen, payer) = self.next_card(at)?;
         let peer = &mut self.all[at];
-        let card = peer.cards.get(peer.tried)?.clone();
+        let known = peer.cards.remove(chosen);
+        let card = known.card.clone();
+        peer.cards.insert(peer.tried, known);
         peer.tried += 1;
         peer.asked += 1;
-        peer.latest = peer.latest.max(card.issued_at);
+        peer.waiting.push(card.issued_at);
         peer.state = State::Open;
         if let Some(payer) = payer {
             self.all[payer].open += 1;
         }
-        Some(card)
+        Some((card, payer))
     }
 
     /// The request does not count against its source any more.
@@ -166,78 +179,83 @@ impl Peers {
         }
     }
 
-    /// It does not answer in time: whoever named it is followed less.
-    pub fn is_slow(&mut self, at: Index, mut note: impl FnMut(NodeKey, Word)) {
-        for source in self.all[at].sources.clone() {
+    fn sources_of(&self, at: Index, card: &Card) -> Vec<Index> {
+        self.all[at].cards.iter().find(|known| same(&known.card, card)).map_or(Vec::new(), |k| k.sources.clone())
+    }
+
+    /// It does not answer in time at this card's address: whoever named it so is followed less.
+    pub fn is_slow(&mut self, at: Index, card: &Card, mut note: impl FnMut(NodeKey, Word)) {
+        self.all[at].waits_no_more(card);
+        for source in self.sources_of(at, card) {
             let source = &mut self.all[source];
             source.named_slow += 1;
             source.weigh(&mut note);
         }
     }
 
-    fn was_slow(&mut self, at: Index) {
-        for source in self.all[at].sources.clone() {
+    fn settle(&mut self, at: Index, card: &Card, overdue: bool) {
+        let peer = &mut self.all[at];
+        peer.asked = peer.asked.saturating_sub(1);
+        if !overdue {
+            peer.waits_no_more(card);
+            return;
+        }
+        for source in self.sources_of(at, card) {
             let source = &mut self.all[source];
             source.named_slow = source.named_slow.saturating_sub(1);
         }
     }
 
-    /// It answered: its sources spoke true. False if it had answered already.
-    pub fn is_here(&mut self, at: Index, overdue: bool, mut note: impl FnMut(NodeKey, Word)) -> bool {
-        if overdue {
-            self.was_slow(at);
-        }
-        let peer = &mut self.all[at];
-        peer.asked = peer.asked.saturating_sub(1);
-        if std::mem::replace(&mut peer.state, State::Answered) == State::Answered {
-            return false;
-        }
-        for source in peer.sources.clone() {
+    /// It answered: who named it by this card spoke true. False if it had answered already.
+    pub fn is_here(&mut self, at: Index, card: &Card, overdue: bool, mut note: impl FnMut(NodeKey, Word)) -> bool {
+        self.settle(at, card, overdue);
+        for source in self.sources_of(at, card) {
             let source = &mut self.all[source];
             source.named_here += 1;
             if source.named_here == 1 {
                 note(source.node, Word::Useful);
             }
         }
-        true
+        std::mem::replace(&mut self.all[at].state, State::Answered) != State::Answered
     }
 
     /// It is not where the card says. Whether another card is left to try.
-    pub fn is_gone(&mut self, at: Index, overdue: bool, mut note: impl FnMut(NodeKey, Word)) -> bool {
-        if overdue {
-            self.was_slow(at);
-        }
-        let peer = &mut self.all[at];
-        peer.asked = peer.asked.saturating_sub(1);
-        if peer.state == State::Answered {
-            return false;
-        }
-        for source in peer.sources.clone() {
+    pub fn is_gone(&mut self, at: Index, card: &Card, overdue: bool, mut note: impl FnMut(NodeKey, Word)) -> bool {
+        self.settle(at, card, overdue);
+        for source in self.sources_of(at, card) {
             let source = &mut self.all[source];
             source.named_gone += 1;
             source.weigh(&mut note);
         }
         let peer = &mut self.all[at];
-        if peer.asked == 0 {
+        if peer.asked == 0 && peer.state == State::Open {
             peer.state = if peer.has_more() { State::New } else { State::Failed };
         }
         peer.is_askable()
     }
 
-    pub fn sources(&self, at: Index) -> &[Index] {
-        &self.all[at].sources
+    /// Who named it, by any card.
+    pub fn sources(&self, at: Index) -> impl Iterator<Item = &Peer> {
+        self.all[at].cards.iter().flat_map(|known| &known.sources).map(|source| &self.all[*source])
     }
 }
 
 impl Peer {
-    fn take_card(&mut self, card: &Arc<Card>) {
-        let same = |known: &Arc<Card>| known.addresses == card.addresses && known.signed == card.signed;
-        if self.cards.iter().any(same) {
-            return;
+    fn take_card(&mut self, card: &Arc<Card>, source: Option<Index>) {
+        let at = self.cards.iter().position(|known| same(&known.card, card)).unwrap_or_else(|| {
+            // Its latest word first, among those not tried.
+            let later = self.cards[self.tried..].iter().position(|known| known.card.issued_at < card.issued_at);
+            let at = later.map_or(self.cards.len(), |at| self.tried + at);
+            self.cards.insert(at, Known { card: card.clone(), sources: Vec::new() });
+            at
+        });
+        let sources = &mut self.cards[at].sources;
+        if let Some(source) = source
+            && sources.len() < MAX_SOURCES
+            && !sources.contains(&source)
+        {
+            sources.push(source);
         }
-        // Its latest word first, among those not tried.
-        let later = self.cards[self.tried..].iter().position(|known| known.issued_at < card.issued_at);
-        self.cards.insert(later.map_or(self.cards.len(), |at| self.tried + at), card.clone());
         self.cards.truncate(self.tried + MAX_CARDS);
         if self.state == State::Failed && self.has_more() {
             self.state = State::New;
@@ -258,22 +276,31 @@ impl Peer {
         self.tried < self.cards.len().min(MAX_TRIES)
     }
 
-    /// Not asked yet, or being asked by an older card than the one that is next: whoever was named by an old card must
-    /// not be out of reach while we wait at a dead address.
-    pub fn is_askable(&self) -> bool {
-        match self.state {
-            State::New => self.has_more(),
-            State::Open => {
-                self.has_more()
-                    && self.asked < MAX_OPEN
-                    && self.cards.get(self.tried).is_some_and(|card| card.issued_at > self.latest)
-            }
-            State::Answered | State::Failed => false,
+    fn waits_no_more(&mut self, card: &Card) {
+        if let Some(at) = self.waiting.iter().position(|date| *date == card.issued_at) {
+            self.waiting.swap_remove(at);
         }
     }
 
-    /// Of the card that is next.
-    pub fn next_network(&self) -> Option<Network> {
-        self.cards.get(self.tried).map(|card| card.network)
+    /// Cards by which it can be asked: those not tried, and while it is being asked those that are later: whoever was
+    /// named by an old card must not be out of reach while we wait at a dead address.
+    fn askable(&self) -> impl Iterator<Item = usize> {
+        let open = match self.state {
+            State::New => true,
+            State::Open => self.asked < MAX_OPEN,
+            State::Answered | State::Failed => false,
+        };
+        let latest = self.waiting.iter().max().copied();
+        let cards = if open && self.has_more() { self.tried..self.cards.len() } else { 0..0 };
+        cards.filter(move |at| latest.is_none_or(|latest| self.cards[*at].card.issued_at > latest))
     }
+
+    pub fn is_askable(&self) -> bool {
+        self.askable().next().is_some()
+    }
+}
+
+/// Cards that lead to the same place, signed by the same hand.
+fn same(one: &Card, other: &Card) -> bool {
+    one.addresses == other.addresses && one.signed == other.signed
 }

@@ -101,7 +101,7 @@ impl Sweep {
             return None;
         }
         self.rest.retain(|_, at| peers.get(*at).is_askable());
-        let (hash, at) = self.rest.iter().find(|(_, at)| peers.payer(**at).is_some()).map(|(h, a)| (*h, *a))?;
+        let (hash, at) = self.rest.iter().find(|(_, at)| peers.is_open_to(**at)).map(|(h, a)| (*h, *a))?;
         self.rest.remove(&hash);
         Some(at)
     }
@@ -111,10 +111,11 @@ impl Sweep {
         let mut next = None;
         for (key, at) in self.queues[line].iter().take(GLANCE) {
             let peer = peers.get(*at);
-            let network = peer.next_network();
+            let network = peers.next_network(*at);
             if !peer.is_askable() {
                 over.push((*key, false));
-            } else if peers.payer(*at).is_none() {
+            } else if network.is_none() {
+                // Nobody's word for it has credit now.
             } else if self.everybody || network.is_some_and(|network| self.chosen.admit(&network, &Caps::CLOSE)) {
                 self.counted.extend(network.map(|network| (*at, network.subnet)));
                 over.push((*key, false));
