@@ -52,12 +52,14 @@ impl Actor {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.connected(peer_id, connection_id, &endpoint, now, wall);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, endpoint, .. } => {
                 self.inbound.remove(&connection_id);
                 self.feelers.remove(&connection_id);
                 self.asking_closed(&connection_id);
                 self.processes.closed(peer_id, connection_id);
-                let broke = cause.is_some_and(|cause| !matches!(cause, ConnectionError::KeepAliveTimeout));
+                // Who dialled closes what it does not need any more: that is no sign of death.
+                let broke = endpoint.is_dialer()
+                    && cause.is_some_and(|cause| !matches!(cause, ConnectionError::KeepAliveTimeout));
                 self.peers.disconnected(&peer_id, broke, now);
                 self.upkeep.changed = true;
             }

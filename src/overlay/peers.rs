@@ -16,9 +16,6 @@ pub(super) const MAX_ADDRESSES: usize = 4;
 /// Failed dials of a verified address, with no success between, after which a peer leaves the table (SECURITY §4.3).
 const MAX_FAILURES: u8 = 3;
 
-/// A peer of the table that nobody reached for this long is probed.
-const PROBE_AFTER: Duration = Duration::from_secs(600);
-
 /// A peer whose connection broke is probed at once, but not more often than this, and again after a failure.
 const SUSPECT_AGAIN: Duration = Duration::from_secs(60);
 const FAILED_AGAIN: Duration = Duration::from_secs(5);
@@ -175,13 +172,14 @@ impl Peers {
         leaves
     }
 
-    /// Peers of the table to be dialled now to see whether they live.
+    /// Peers of the table whose connection broke, to be dialled now to see whether they live; the others are probed on the
+    /// table's own timetable.
     pub(super) fn probes(&mut self, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
         let due = |known: &Known| {
             let since = |at: Instant| now.saturating_duration_since(at);
             let pause = if known.failures > 0 { FAILED_AGAIN } else { SUSPECT_AGAIN };
             let rested = known.probed_at.is_none_or(|at| since(at) >= pause);
-            known.in_table && known.connected == 0 && rested && (known.suspect || since(known.seen_at) >= PROBE_AFTER)
+            known.in_table && known.connected == 0 && rested && known.suspect
         };
         let mut probes = Vec::new();
         for (peer, known) in self.known.iter_mut().filter(|(_, known)| due(known)).take(MAX_PROBES) {
@@ -233,7 +231,7 @@ mod tests {
             assert!(peers.probes(now).is_empty(), "not twice in one moment");
             assert_eq!(peers.dial_failed(&peer, &[address(1)]), round == 2);
         }
-        assert!(peers.probes(start + PROBE_AFTER * 2).is_empty());
+        assert!(peers.probes(start + SUSPECT_AGAIN * 20).is_empty());
     }
 
     #[test]
