@@ -14,6 +14,7 @@
 
 #![allow(unused, reason = "being built")]
 
+mod audit;
 mod card;
 mod holding;
 mod joining;
@@ -29,6 +30,7 @@ mod table;
 mod tests;
 mod walk;
 
+pub use audit::{Audit, Audits};
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
 pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Why, Write};
 pub use joining::{ANCHORS, Doubt, Joining, Lead, LeadId, PeerCache, Remembered, Source, Standing, Task};

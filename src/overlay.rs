@@ -20,6 +20,7 @@ mod actor;
 mod address;
 mod answering;
 mod asking;
+mod auditing;
 mod behaviour;
 mod cards;
 mod dialling;

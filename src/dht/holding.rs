@@ -25,7 +25,7 @@ pub use repair::Repair;
 pub use row::Row;
 
 use super::stamp::Stamp;
-use super::{MAX_PROMISE, Network, Position, REGION, Stored};
+use super::{Network, Position, REGION, Stored};
 use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
 use crate::record::{self, Judge, MAX_BUNDLE_BYTES, RecordKey, RejectReason, ValidBundle};
@@ -51,8 +51,13 @@ const REACH: f64 = 4.0;
 /// In overlays of so many nodes everything is everybody's.
 const SMALL: f64 = 64.0;
 
-/// Changes of one slot; a bundle has so many times more as it has slots.
-const PER_SLOT: Rhythm = Rhythm { every_ms: 30_000, burst: 5 };
+/// Changes of one slot; a bundle has so many times more as it has slots. The burst is what a node that is restarted again
+/// and again needs to stay found; a change costs 0.3 ms and a row.
+const PER_SLOT: Rhythm = Rhythm { every_ms: 30_000, burst: 20 };
+
+/// A record is promised for this long at most, seconds: longer than its owner takes to come back (25 minutes), and
+/// shorter than what would make a crash a broken promise for long.
+const PROMISE: u32 = 1_800;
 
 /// How much there is room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +245,7 @@ impl Holding {
         };
         // A crowded store promises nothing: it may have to make room.
         let left = u32::try_from(held.expires.0.saturating_sub(now.0) / 1_000).unwrap_or(u32::MAX);
-        let promise = if self.load() >= CROWDED { 0 } else { left.min(MAX_PROMISE) };
+        let promise = if self.load() >= CROWDED { 0 } else { left.min(PROMISE) };
         Offered { stored: Stored::Kept { promise }, why, sequence: held.sequence }
     }
 

@@ -100,6 +100,8 @@ pub(super) struct Actor {
     pub(super) repair: Repair,
     pub(super) paying: paying::Paying,
     pub(super) minted: mpsc::Receiver<paying::Minted>,
+    pub(super) auditing: auditing::Auditing,
+    pub(super) answers_to_audits: mpsc::Receiver<auditing::Audited>,
     pub(super) intake: intake::Intake,
     pub(super) meter: Meter,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -144,6 +146,7 @@ impl Actor {
                 },
                 Some(records) = self.loaded.recv() => self.load(records),
                 Some(minted) = self.minted.recv() => self.minted(minted),
+                Some(audited) = self.answers_to_audits.recv() => self.audited(audited),
                 event = self.swarm.select_next_some() => self.swarm_event(event),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }

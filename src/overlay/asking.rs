@@ -356,7 +356,9 @@ impl Actor {
             }
         };
         let receipt = matches!(reply.said, Said::Stored { result: Stored::Kept { .. }, .. });
-        let sampled = pending.question.nonce[0] % SAMPLED == 0;
+        // By lots that the peer cannot know.
+        let [lot] = random();
+        let sampled = lot % SAMPLED == 0;
         if (receipt || sampled) && reply.verify(&pending.to, &self.overlay).is_err() {
             self.meter.refuse(format!("reply: forged {}", if receipt { "receipt" } else { "answer" }));
             self.ledger.note(peer, Fact::Forged, now);
@@ -364,6 +366,12 @@ impl Actor {
         }
         if reply.said == Said::Busy {
             return Err(Failure::Busy);
+        }
+        if receipt
+            && matches!(pending.asker, Asker::Request(..))
+            && let Some(card) = &pending.card
+        {
+            self.promised(&pending.question, card, &reply);
         }
         let shown = reply.card.as_ref().and_then(|card| self.cards.read(card, wall));
         let shown = shown.filter(|card| card.node == pending.to && self.cards.holds(card));

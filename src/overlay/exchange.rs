@@ -87,6 +87,16 @@ pub(super) fn behaviour(config: &OverlayConfig) -> Behaviour {
     request_response::Behaviour::with_codec(Codec { questions: Pool::new() }, [(name, ProtocolSupport::Full)], settings)
 }
 
+/// Who only asks.
+pub(super) fn client(name: StreamProtocol) -> Behaviour {
+    let settings = Config::default().with_request_timeout(REQUEST_TIMEOUT);
+    request_response::Behaviour::with_codec(
+        Codec { questions: Pool::new() },
+        [(name, ProtocolSupport::Outbound)],
+        settings,
+    )
+}
+
 /// `u32 length || bytes`, big-endian.
 #[derive(Clone, Debug)]
 pub(super) struct Codec {

@@ -37,6 +37,7 @@ pub struct PeerReport {
 impl Actor {
     /// Once a second.
     pub(super) fn keep_up(&mut self, now: Instant) {
+        self.audit();
         if !self.upkeep.server {
             return;
         }

@@ -50,6 +50,7 @@ pub(super) struct Meter {
     pub(super) stored: Counter,
     pub(super) passed_on: Counter,
     pub(super) stamps: Counter,
+    pub(super) audits: Counter,
     /// FETCHes of others that were answered, and questions of our own.
     pub(super) asked: Counter,
     pub(super) questions: Counter,
@@ -73,6 +74,7 @@ impl Meter {
             stored: Counter::default(),
             passed_on: Counter::default(),
             stamps: Counter::default(),
+            audits: Counter::default(),
             asked: Counter::default(),
             questions: Counter::default(),
             lookup_seconds: seconds(),
@@ -89,6 +91,7 @@ impl Meter {
             registry.register("links", "Open links between users", meter.links.clone());
             registry.register("estimate", "Estimated nodes of the overlay", meter.estimate.clone());
             registry.register("stamps", "Proofs of work made for holders under load", meter.stamps.clone());
+            registry.register("audits", "Own records asked for under another name", meter.audits.clone());
             registry.register("stored", "Records taken from peers", meter.stored.clone());
             registry.register(
                 "passed_on",

@@ -90,6 +90,12 @@ impl Overlay {
         let (paying, minted) = paying::Paying::new();
         let (joining, uptime) = joining::restore(&config.secret, &bootstrap, &store, now);
         let promotion = Promotion::new(config.server, uptime, now);
+        let (auditing, answers_to_audits) = auditing::Auditing::new(auditing::Line {
+            overlay: config.overlay,
+            protocol: protocol(&config, "store/1"),
+            traffic: meter.traffic.clone(),
+            rules: dialling.clone(),
+        });
         let mut actor = Actor {
             kad_protocol: protocol(&config, "kad/1"),
             swarm,
@@ -124,6 +130,8 @@ impl Overlay {
             ledger: keeping::ledger(&store),
             paying,
             minted,
+            auditing,
+            answers_to_audits,
             repair: Repair::new(config.secret.public()),
             intake: Intake::new(now),
             meter,

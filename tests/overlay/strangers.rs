@@ -118,7 +118,7 @@ async fn nodes_refuse_forged_stores_and_say_so() {
     }
     let said = store(&mut stranger, user.key(), user.bytes()).await;
     let Some(Said::Stored { result: Stored::Kept { promise }, sequence }) = said else { panic!("{said:?}") };
-    assert!((1_000..=1_800).contains(&promise) && sequence > 0);
+    assert!((1_000..=2_400).contains(&promise) && sequence > 0);
     assert_eq!(store(&mut stranger, [1; 32], user.bytes()).await, invalid);
     // An older one is refused with the newer one.
     let newer = user.later(1_000).encode();

@@ -6,7 +6,7 @@ use super::stranger::Stranger;
 use bytes::Bytes;
 use libp2p::Multiaddr;
 use peerline::clock::UnixMillis;
-use peerline::dht::{Ask, MAX_QUESTION_BYTES, Position, Question, Reply, Said, Stored, Voice};
+use peerline::dht::{Ask, MAX_QUESTION_BYTES, Position, Question, Reply, Said, Stamp, Stored, Voice};
 use peerline::identity::NodeSecret;
 use peerline::overlay::Overlay;
 use peerline::record::RecordKey;
@@ -109,4 +109,19 @@ async fn what_is_not_what_was_signed_is_no_reply() {
     let answer = lookup(&reader, User::new().identity.id).await;
     assert_eq!((answer.report.asked, answer.report.refused.len()), (0, 0), "{:?}", answer.report);
     reaches(&reader, |status| status.refused.contains_key("reply: a reply that is not what was signed")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_under_load_is_paid_once_for_a_key_and_a_greedy_one_is_not() {
+    for (bits, paid) in [(8, true), (60, false)] {
+        let (publisher, _) = liar(move |question, voice, honest| {
+            let Ask::Store(key, _) = &question.ask else { return None };
+            let worth = Stamp::decode(&question.stamp).is_some_and(|s| s.is_worth(key, bits, UnixMillis::now()));
+            let said = if worth { honest } else { Said::Stored { result: Stored::Stamp { bits }, sequence: 0 } };
+            Some(voice.reply(question, said, Vec::new(), None, UnixMillis::now()))
+        })
+        .await;
+        let published = publisher.publish(User::new().bundle()).await;
+        assert_eq!(published.is_ok(), paid, "{bits} bits: {published:?}");
+    }
 }

@@ -164,3 +164,25 @@ proptest! {
         }
     }
 }
+
+/// `cargo test --release --lib what_a_reply_costs -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn what_a_reply_costs() {
+    const ROUNDS: u32 = 2_000;
+    let question = question(Ask::Fetch(RecordKey([2; 32])));
+    let peers: Vec<Bytes> = (0..20).map(|n| Bytes::from(vec![n; 160])).collect();
+    let said = Said::Held(Some(Bytes::from(vec![1; 600])));
+    let voice = voice();
+    let time = |what: &str, work: &mut dyn FnMut()| {
+        let begun = std::time::Instant::now();
+        (0..ROUNDS).for_each(|_| work());
+        println!("{what}: {:?}", begun.elapsed() / ROUNDS);
+    };
+    let mut bytes = Bytes::new();
+    time("sign and encode", &mut || bytes = voice.reply(&question, said.clone(), peers.clone(), None, NOW));
+    let mut reply = None;
+    time("decode and compare hashes", &mut || reply = Reply::decode(bytes.clone(), &question).ok());
+    let (reply, node) = (reply.unwrap(), secret().public());
+    time("verify", &mut || assert!(reply.verify(&node, &OVERLAY).is_ok()));
+}
