@@ -192,9 +192,9 @@ impl Actor {
 
     fn connect(&mut self, to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>>) {
         let addresses = to.addresses.into_iter().filter_map(|bytes| Multiaddr::try_from(bytes).ok());
-        let addresses: Vec<Multiaddr> = addresses.filter(|address| self.may_dial(address)).collect();
-        // The callee's own signed word, and a person who waits.
-        addresses.iter().for_each(|address| self.dialling.free(address));
+        let now = Instant::now();
+        let addresses: Vec<Multiaddr> =
+            addresses.filter(|address| self.may_dial(address) && self.dialling.call(address, now)).collect();
         let links = &mut self.swarm.behaviour_mut().link;
         let link = links.connect(to.local, to.remote, to.node, addresses, to.deadline);
         if links.is_up(link) {

@@ -25,6 +25,10 @@ use std::time::Instant;
 const PER_ADDRESS: Rate = Rate { per_second: 8.0 / 60.0, burst: 8.0 };
 const PER_SUBNET: Rate = Rate { per_second: 30.0 / 60.0, burst: 30.0 };
 
+/// Dials of what records say, to one address that was never reached: a call to a household of three nodes with two ways
+/// each. Anybody may write anybody's address into a record, and have ten thousand people call it.
+const PER_CALLED: Rate = Rate { per_second: 1.0 / 30.0, burst: 6.0 };
+
 /// Destinations that are counted by themselves.
 const MAX_COUNTED: usize = 4_096;
 
@@ -46,6 +50,7 @@ struct Table {
     order: VecDeque<Place>,
     addresses: PerSource<IpAddr>,
     subnets: PerSource<Subnet>,
+    called: PerSource<IpAddr>,
 }
 
 impl Dialling {
@@ -56,6 +61,7 @@ impl Dialling {
             order: VecDeque::new(),
             addresses: PerSource::new(PER_ADDRESS, MAX_COUNTED),
             subnets: PerSource::new(PER_SUBNET, MAX_COUNTED),
+            called: PerSource::new(PER_CALLED, MAX_COUNTED),
         };
         Self { table: Arc::new(Mutex::new(table)) }
     }
@@ -72,6 +78,21 @@ impl Dialling {
                 table.free.remove(&oldest);
             }
         }
+    }
+
+    /// A callee's signed record says `address`, and a person waits: it is free if that host may be called now. By its own
+    /// count, or who fills the one for hearsay could keep anybody from being called.
+    pub(super) fn call(&self, address: &Multiaddr, now: Instant) -> bool {
+        let allowed = {
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = place_of(address).is_some_and(|place| table.free.contains(&place));
+            let unproven = ip_of(address).map(|ip| ip.to_canonical()).filter(|ip| !known && is_global(*ip));
+            unproven.is_none_or(|ip| table.called.take(ip, now))
+        };
+        if allowed {
+            self.free(address);
+        }
+        allowed
     }
 
     /// # Errors
@@ -178,6 +199,24 @@ mod tests {
         assert!(dialled("8.8.8.8", now + Duration::from_secs(60)) >= 7);
         rules.free(&at("/ip4/8.8.8.8/tcp/4001"));
         assert!((0..100).all(|_| rules.admit(&at("/ip4/8.8.8.8/tcp/4001"), now).is_ok()), "a server that we know");
+    }
+
+    /// E7: a record of eight devices with eight addresses each, all of them somebody's who has nothing to do with it.
+    #[test]
+    fn a_record_does_not_make_its_callers_a_flood() {
+        let now = Instant::now();
+        let victim = |port: u16| at(&format!("/ip4/8.8.8.8/tcp/{port}"));
+        let rules = Dialling::new(AddressScope::Global);
+        assert_eq!((1..=64).filter(|port| rules.call(&victim(*port), now)).count(), 6);
+        let hour = (1..=120).map(|n| now + Duration::from_secs(30 * n));
+        let again: usize = hour.map(|now| (100..164).filter(|port| rules.call(&victim(*port), now)).count()).sum();
+        assert_eq!(again, 120, "who calls it every 30 seconds for an hour");
+        assert!(rules.call(&at("/ip4/8.8.9.9/tcp/1"), now), "others can be called");
+        rules.free(&victim(4_001));
+        assert!((0..100).all(|_| rules.call(&victim(4_001), now)), "and who was reached, always");
+        assert!(
+            (1..100).all(|port| Dialling::new(AddressScope::Any).call(&at(&format!("/ip4/10.0.0.1/tcp/{port}")), now))
+        );
     }
 
     #[test]
