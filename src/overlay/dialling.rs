@@ -32,6 +32,9 @@ const PER_CALLED: Rate = Rate { per_second: 1.0 / 30.0, burst: 6.0 };
 /// Destinations that are counted by themselves.
 const MAX_COUNTED: usize = 4_096;
 
+/// Calls that wait for their dial.
+const MAX_GRANTED: usize = 256;
+
 /// Addresses that are free, at most; the oldest goes.
 const MAX_FREE: usize = 4_096;
 
@@ -51,6 +54,8 @@ struct Table {
     addresses: PerSource<IpAddr>,
     subnets: PerSource<Subnet>,
     called: PerSource<IpAddr>,
+    /// May be dialled once more, whatever is counted.
+    granted: VecDeque<Place>,
 }
 
 impl Dialling {
@@ -62,6 +67,7 @@ impl Dialling {
             addresses: PerSource::new(PER_ADDRESS, MAX_COUNTED),
             subnets: PerSource::new(PER_SUBNET, MAX_COUNTED),
             called: PerSource::new(PER_CALLED, MAX_COUNTED),
+            granted: VecDeque::new(),
         };
         Self { table: Arc::new(Mutex::new(table)) }
     }
@@ -80,17 +86,21 @@ impl Dialling {
         }
     }
 
-    /// A callee's signed record says `address`, and a person waits: it is free if that host may be called now. By its own
+    /// A callee's signed record says `address`, and a person waits: whether that host may be called now, once. By its own
     /// count, or who fills the one for hearsay could keep anybody from being called.
     pub(super) fn call(&self, address: &Multiaddr, now: Instant) -> bool {
-        let allowed = {
-            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = place_of(address).is_some_and(|place| table.free.contains(&place));
-            let unproven = ip_of(address).map(|ip| ip.to_canonical()).filter(|ip| !known && is_global(*ip));
-            unproven.is_none_or(|ip| table.called.take(ip, now))
-        };
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = place_of(address) else { return false };
+        let (ip, ..) = place;
+        if !is_global(ip) || table.free.contains(&place) {
+            return true;
+        }
+        let allowed = table.called.take(ip, now);
         if allowed {
-            self.free(address);
+            table.granted.push_back(place);
+            if table.granted.len() > MAX_GRANTED {
+                table.granted.pop_front();
+            }
         }
         allowed
     }
@@ -101,6 +111,11 @@ impl Dialling {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(ip) = ip_of(address).map(|ip| ip.to_canonical()) else { return Err("not an address of a host") };
         if place_of(address).is_some_and(|place| table.free.contains(&place)) {
+            return Ok(());
+        }
+        let granted = |place: Place| table.granted.iter().position(|other| *other == place);
+        if let Some(index) = place_of(address).and_then(granted) {
+            table.granted.remove(index);
             return Ok(());
         }
         if !is_global(ip) {
@@ -207,10 +222,18 @@ mod tests {
         let now = Instant::now();
         let victim = |port: u16| at(&format!("/ip4/8.8.8.8/tcp/{port}"));
         let rules = Dialling::new(AddressScope::Global);
-        assert_eq!((1..=64).filter(|port| rules.call(&victim(*port), now)).count(), 6);
+        let dialled = |now| {
+            let may_call = (1..=64).filter(|port| rules.call(&victim(*port), now));
+            may_call.filter(|port| rules.admit(&victim(*port), now).is_ok()).count()
+        };
+        assert_eq!(dialled(now), 6);
         let hour = (1..=120).map(|n| now + Duration::from_secs(30 * n));
-        let again: usize = hour.map(|now| (100..164).filter(|port| rules.call(&victim(*port), now)).count()).sum();
-        assert_eq!(again, 120, "who calls it every 30 seconds for an hour");
+        assert_eq!(hour.map(dialled).sum::<usize>(), 120, "who calls it every 30 seconds for an hour");
+        assert_eq!(
+            (1..=64).filter(|port| rules.admit(&victim(*port), now).is_ok()).count(),
+            8,
+            "a grant is for one dial"
+        );
         assert!(rules.call(&at("/ip4/8.8.9.9/tcp/1"), now), "others can be called");
         rules.free(&victim(4_001));
         assert!((0..100).all(|_| rules.call(&victim(4_001), now)), "and who was reached, always");
