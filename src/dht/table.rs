@@ -90,6 +90,9 @@ const FAILURES_APART: u32 = 5;
 const AGAIN: u32 = 20;
 const LOST_AGAIN: u32 = 300;
 
+/// A clock that is set back by no more than this is a correction, seconds.
+const CLOCK_SLACK: u32 = 60;
+
 /// Standings are looked through after so many changes.
 const LOOK_AFTER: u16 = 64;
 
@@ -161,7 +164,7 @@ impl Table {
             return Admission::No;
         }
         let clock = seconds(now);
-        self.answered_at = self.answered_at.max(clock);
+        self.answered_at = clock;
         let network = Network::of(ip);
         let index = self.index(&card.position);
         if self.buckets.len() <= index {
@@ -225,7 +228,7 @@ impl Table {
         }
         let Some(entry) = find(&mut bucket.members, &position) else { return };
         entry.tried_at = clock;
-        if entry.failures > 0 && clock.saturating_sub(entry.failed_at) < FAILURES_APART {
+        if entry.failures > 0 && clock.abs_diff(entry.failed_at) < FAILURES_APART {
             return;
         }
         entry.failed_at = clock;
@@ -269,7 +272,9 @@ impl Table {
         for bucket in &mut self.buckets {
             let lost = bucket.waiting.iter_mut().filter(|entry| entry.failures > 0);
             for entry in bucket.members.iter_mut().chain(lost) {
-                let since = clock.saturating_sub(entry.verified_at.max(entry.tried_at));
+                // Times that a clock which was ahead wrote down are as good as never.
+                let past = |at: u32| if at > clock.saturating_add(CLOCK_SLACK) { 0 } else { at };
+                let since = clock.saturating_sub(past(entry.verified_at).max(past(entry.tried_at)));
                 if let Some(late) = since.checked_sub(pause(entry)) {
                     due.push((late, entry));
                 }

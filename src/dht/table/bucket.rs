@@ -55,9 +55,9 @@ impl Entry {
         self.head == head(position) && self.card.position == *position
     }
 
-    /// It answered within `age` seconds and has not failed since.
+    /// It answered within `age` seconds and has not failed since. A clock that was ahead for a while is no liveness.
     pub(super) fn is_live(&self, now: u32, age: u32) -> bool {
-        self.failures == 0 && now.saturating_sub(self.verified_at) <= age
+        self.failures == 0 && now.abs_diff(self.verified_at) <= age
     }
 }
 

@@ -18,7 +18,7 @@ impl Entry {
         }
         self.network = network;
         self.first_seen = self.first_seen.min(first_seen);
-        self.verified_at = self.verified_at.max(clock);
+        self.verified_at = clock;
         self.failures = 0;
     }
 }

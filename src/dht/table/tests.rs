@@ -279,6 +279,22 @@ fn our_own_outage_loses_nobody() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_keeps_no_dead_peers() {
+    let peers = overlay(30, 14);
+    let mut table = table_of(&peers, Position([0x21; 32]), later(1_000 * HOUR));
+    let (dead, alive) = (&peers[0].0, &peers[1].0);
+    // Set right.
+    assert!(table.answer(&dead.position, NOW).is_empty(), "nobody is known to be alive");
+    assert_eq!(table.probes(NOW, 100).len(), 30, "all are asked");
+    for seconds in [1, 30, 60] {
+        table.failed(&dead.node, later(seconds * 1_000));
+        table.verified(alive.clone(), "8.8.8.8".parse().unwrap(), later(seconds * 1_000));
+    }
+    assert!(table.get(&dead.node).is_none());
+    assert_eq!(table.answer(&dead.position, later(60_000)), [alive.clone()]);
+}
+
+#[test]
 fn probes_keep_to_the_budget() {
     for (pace, most) in [(Pace::Server, 6_000.0), (Pace::Client, 700.0)] {
         let mut table = table_of(&overlay(20_000, 15), Position([0x21; 32]), NOW);
