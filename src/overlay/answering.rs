@@ -2,7 +2,7 @@
 //! answer for a position is made once in five seconds, however many ask (SECURITY §4.10).
 
 use super::actor::Actor;
-use super::address::{ip_of, node_of};
+use super::address::node_of;
 use super::exchange::{self, Pool, ReplyChannel};
 use super::intake::{NotTaken, Put};
 use crate::admission::{Bucket, PerSource, Rate, Subnet};
@@ -107,10 +107,11 @@ impl Actor {
                 return;
             }
         };
-        if let Some(card) = &question.card {
+        let said = self.answer(peer, connection, &question, now, wall);
+        // After the rates: each new card is a signature to verify.
+        if let Some(card) = question.card.as_ref().filter(|_| said != Said::Busy) {
             self.shown(peer, card, wall);
         }
-        let said = self.answer(peer, connection, &question, now, wall);
         let (peers, card) = match (&said, &question.ask) {
             (Said::Near, Ask::Find(position)) => (self.near(position, now, wall), self.own_card(wall)),
             (Said::Held(_), Ask::Fetch(key)) => (self.near(&Position::of_key(key), now, wall), None),
@@ -142,7 +143,7 @@ impl Actor {
             let stamp = Stamp::decode(&question.stamp);
             return self.store(peer, connection, &Put { key: &key.0, bytes: bundle, stamp, what: "store" });
         }
-        let from = self.inbound.get(&connection).and_then(ip_of).filter(|ip| is_global(*ip));
+        let from = self.address_of(&peer, connection).filter(|ip| is_global(*ip));
         // In an overlay of an office or a laboratory everybody has one address.
         let exempt = from.is_none() && self.scope == AddressScope::Any;
         if !exempt && let Err(why) = self.answering.admits(peer, from, self.table.len() < FEW, now) {

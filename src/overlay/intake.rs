@@ -107,7 +107,7 @@ impl Actor {
     }
 
     /// Where a peer is: by this connection if it came in, else where it was dialled.
-    fn address_of(&self, peer: &PeerId, connection: ConnectionId) -> Option<IpAddr> {
+    pub(super) fn address_of(&self, peer: &PeerId, connection: ConnectionId) -> Option<IpAddr> {
         let dialled = || self.peers.addresses_of_server(peer).and_then(|all| all.iter().find_map(ip_of));
         self.inbound.get(&connection).and_then(ip_of).or_else(dialled)
     }
