@@ -53,7 +53,8 @@ static SIGNED: Shape = Shape {
 pub struct Card {
     pub node: NodeKey,
     pub position: Position,
-    /// Of the first address: claimed until it was dialled.
+    /// Of the first global IPv4 address, or of the first: claimed until it was dialled. Whose card counts as one of a network
+    /// is to be dialled there ([`Card::at_its_network`]).
     pub network: Network,
     /// At least one; best first.
     pub addresses: Vec<Address>,
@@ -100,7 +101,7 @@ impl Card {
         Some(Self {
             node,
             position: Position::of_node(&node),
-            network: Network::of(first.ip),
+            network: network_of(addresses).unwrap_or(Network::of(first.ip)),
             addresses: addresses.to_vec(),
             issued_at: now,
             signed: pb::Signed { payload: payload.into(), signature: signature.into() }.encode_to_vec().into(),
@@ -130,11 +131,18 @@ impl Card {
         Ok(Self {
             node,
             position: Position::of_node(&node),
-            network: Network::of(first.ip),
+            network: network_of(&addresses).unwrap_or(Network::of(first.ip)),
             issued_at: UnixMillis(payload.issued_at),
             addresses,
             signed,
         })
+    }
+
+    /// The addresses in the network that the card counts for, and those that say nothing of networks. To dial the others
+    /// would let one host, with a foreign address before its own, count as one of every network there is.
+    pub fn at_its_network(&self) -> impl Iterator<Item = &Address> {
+        let claims = |address: &Address| Network::of(address.ip).subnet == self.network.subnet;
+        self.addresses.iter().filter(move |address| claims(address) || !is_global(address.ip))
     }
 
     /// Whether the node signed it: one Ed25519 verification.
@@ -153,6 +161,12 @@ impl Card {
         )
         .map_err(|_| CardError::BadSignature)
     }
+}
+
+/// The one that is dear: of the first global IPv4 address, if there is one.
+fn network_of(addresses: &[Address]) -> Option<Network> {
+    let v4 = addresses.iter().find(|address| address.ip.to_canonical().is_ipv4() && is_global(address.ip));
+    v4.or(addresses.first()).map(|address| Network::of(address.ip))
 }
 
 fn to_pb(address: &Address) -> pb::CardAddress {
@@ -211,6 +225,18 @@ mod tests {
         assert_eq!(read.addresses, [at("8.8.8.8"), at("2a00:1::1"), at("8.8.4.4")]);
         assert_eq!(read.verify(&overlay()), Ok(()));
         assert_eq!(read.verify(&OverlayId::of_genesis(b"another")), Err(CardError::BadSignature));
+    }
+
+    #[test]
+    fn counts_for_the_network_in_which_it_is_dialled() {
+        let secret = NodeSecret::from_bytes([3; 32]);
+        let card = |addresses: &[Address]| Card::sign(&secret, &overlay(), addresses, NOW).unwrap();
+        // A foreign address before the own one; IPv6, of which there is enough for everybody, before IPv4.
+        let liar = card(&[at("2a00:1::1"), at("8.8.8.8"), at("9.9.9.9")]);
+        assert_eq!(liar.network, Network::of("8.8.8.8".parse().unwrap()));
+        assert!(liar.at_its_network().eq([&at("8.8.8.8")]));
+        let office = [at("2a00:1::1"), at("192.168.1.1"), at("172.17.0.1")];
+        assert!(card(&office).at_its_network().eq(&office), "private addresses say nothing of networks");
     }
 
     #[test]

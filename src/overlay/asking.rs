@@ -3,23 +3,27 @@
 //! counts it.
 
 use super::actor::Actor;
-use super::address::{node_of, peer_named, to_multiaddr};
+use super::address::{ip_of, node_of, peer_named, to_multiaddr};
 use super::exchange::WINDOW;
+use super::operations::Operation;
 use crate::clock::UnixMillis;
 use crate::dht::{Answer, Ask, Card, Failure, MAX_PEERS, Question, Reply, RequestId, Said, StepId, Stored};
 use crate::identity::{NodeKey, random};
 use crate::ledger::Fact;
 use bytes::Bytes;
 use libp2p::request_response::{OutboundFailure, OutboundRequestId};
-use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Dials for questions at once; the swarm has [`MAX_PENDING`](super::behaviour) for all.
 const MAX_DIALS: usize = 40;
+
+/// Different cards by which one peer is dialled at once.
+const MAX_BESIDE: usize = 3;
 
 /// Peers whose dial waits for its turn.
 const MAX_WAITING: usize = 1_024;
@@ -58,8 +62,11 @@ pub(super) struct Pending {
 }
 
 struct Dial {
-    /// Its own: that another one fails, of whom it does not know which addresses it tried, says nothing.
-    own: Option<ConnectionId>,
+    /// Its own: that another one fails, of whom it does not know which addresses it tried, says nothing. None: somebody
+    /// else dials.
+    own: Vec<ConnectionId>,
+    /// By these cards.
+    tried: Vec<Arc<Card>>,
     since: Instant,
     waiting: Vec<Pending>,
 }
@@ -150,15 +157,19 @@ impl Actor {
     /// A question is no longer under way: the next one's turn.
     fn taken(&mut self, peer: &PeerId, id: OutboundRequestId) -> Option<Pending> {
         let pending = self.asking.sent.remove(&id)?;
-        if let Some(window) = self.asking.windows.get_mut(peer) {
+        if !self.swarm.is_connected(peer) {
+            // All of them go on another connection, or nobody would call them up.
+            let waiting = self.asking.windows.remove(peer).map(|window| window.waiting).unwrap_or_default();
+            for next in waiting {
+                if wanted(&self.running, &next) {
+                    self.send(peer, next);
+                }
+            }
+        } else if let Some(window) = self.asking.windows.get_mut(peer) {
             window.sent = window.sent.saturating_sub(1);
             let mut next = None;
             while next.is_none() && !window.waiting.is_empty() {
-                // What an operation that is over wanted to know, nobody wants to know.
-                next = window.waiting.pop_front().filter(|next| match next.asker {
-                    Asker::Request(id, _) | Asker::Step(id, _) => self.running.contains_key(&id),
-                    Asker::Acquaintance => true,
-                });
+                next = window.waiting.pop_front().filter(|next| wanted(&self.running, next));
             }
             match next {
                 Some(next) => self.send(peer, next),
@@ -170,8 +181,8 @@ impl Actor {
     }
 
     fn dial_for(&mut self, peer: PeerId, pending: Pending, now: Instant) -> Result<(), Failure> {
-        if let Some(dial) = self.asking.dials.get_mut(&peer) {
-            dial.waiting.push(pending);
+        if self.asking.dials.contains_key(&peer) {
+            self.dial_beside(peer, pending);
         } else if let Some((_, waiting)) = self.asking.line.iter_mut().find(|(other, _)| *other == peer) {
             waiting.push(pending);
         } else if self.asking.dials.len() < MAX_DIALS {
@@ -185,30 +196,54 @@ impl Actor {
     }
 
     fn dial(&mut self, peer: PeerId, waiting: Vec<Pending>, now: Instant) -> Result<(), Failure> {
-        let Some(card) = waiting.iter().find_map(|pending| pending.card.as_ref()) else {
-            return Err(Failure::Unreachable);
-        };
-        let addresses: Vec<Multiaddr> = card.addresses.iter().map(to_multiaddr).collect();
-        let opts =
-            DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses).build();
-        let id = opts.connection_id();
-        let own = match self.swarm.dial(opts) {
-            Ok(()) => Some(id),
+        let latest = waiting.iter().filter_map(|pending| pending.card.as_ref()).max_by_key(|card| card.issued_at);
+        let Some(card) = latest.cloned() else { return Err(Failure::Unreachable) };
+        let own = match self.dial_by(peer, &card, PeerCondition::DisconnectedAndNotDialing) {
+            Ok(id) => vec![id],
             // Somebody else dials it: what comes of that is seen.
-            Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => None,
-            Err(error) => {
-                tracing::trace!(%peer, %error, "not dialled");
-                return Err(Failure::Unreachable);
-            }
+            Err(DialError::DialPeerConditionFalse(_)) => Vec::new(),
+            Err(_) => return Err(Failure::Unreachable),
         };
-        self.asking.dials.insert(peer, Dial { own, since: now, waiting });
+        self.asking.dials.insert(peer, Dial { own, tried: vec![card], since: now, waiting });
         Ok(())
+    }
+
+    /// Dials where the card counts.
+    fn dial_by(&mut self, peer: PeerId, card: &Card, condition: PeerCondition) -> Result<ConnectionId, DialError> {
+        // Without IPv4 of its own, this node reaches who has both by IPv6, and has to take its word for the network.
+        let v4 = self.listen.iter().filter_map(ip_of).any(|ip| ip.is_ipv4());
+        let addresses: Vec<Multiaddr> = match v4 {
+            true => card.at_its_network().map(to_multiaddr).collect(),
+            false => card.addresses.iter().map(to_multiaddr).collect(),
+        };
+        let opts = DialOpts::peer_id(peer).condition(condition).addresses(addresses).build();
+        let id = opts.connection_id();
+        let dialled = self.swarm.dial(opts);
+        dialled.inspect_err(|error| tracing::trace!(%peer, %error, "not dialled")).map(|()| id)
+    }
+
+    /// One more waits for a dial that is under way. If it has another card, that one is tried beside the first: whoever
+    /// was named by an old card must not be out of reach while nobody answers there.
+    fn dial_beside(&mut self, peer: PeerId, pending: Pending) {
+        let other = |dial: &Dial, card: &Card| {
+            dial.tried.len() < MAX_BESIDE && dial.tried.iter().all(|tried| tried.addresses != card.addresses)
+        };
+        let Some(dial) = self.asking.dials.get_mut(&peer) else { return };
+        let card = pending.card.clone().filter(|card| other(dial, card));
+        dial.waiting.push(pending);
+        let Some(card) = card else { return };
+        dial.tried.push(card.clone());
+        if let Ok(id) = self.dial_by(peer, &card, PeerCondition::Always)
+            && let Some(dial) = self.asking.dials.get_mut(&peer)
+        {
+            dial.own.push(id);
+        }
     }
 
     /// A connection is up: who waited for it goes on.
     pub(super) fn asking_connected(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
         let Some(dial) = self.asking.dials.remove(&peer) else { return };
-        if dial.own == Some(connection) {
+        if dial.own.contains(&connection) {
             self.asking.opened.insert(connection, (peer, now));
         }
         for pending in dial.waiting {
@@ -218,13 +253,13 @@ impl Actor {
 
     /// A dial failed.
     pub(super) fn asking_dial_failed(&mut self, peer: &PeerId, connection: ConnectionId, now: Instant) {
-        let Some(dial) = self.asking.dials.remove(peer) else { return };
-        if dial.own.is_some_and(|own| own != connection) {
-            self.asking.dials.insert(*peer, dial);
+        let Some(dial) = self.asking.dials.get_mut(peer) else { return };
+        let own = !dial.own.is_empty();
+        dial.own.retain(|other| *other != connection);
+        if own && !dial.own.is_empty() {
             return;
         }
-        let own = dial.own.is_some();
-        let waiting = dial.waiting;
+        let Some(Dial { waiting, .. }) = self.asking.dials.remove(peer) else { return };
         if !own && self.dial(*peer, waiting.clone(), now).is_ok() {
             return;
         }
@@ -232,8 +267,12 @@ impl Actor {
     }
 
     fn unreachable(&mut self, peer: PeerId, waiting: Vec<Pending>) {
-        if let Some(node) = node_of(&peer) {
-            self.not_reached(&node);
+        // Where others say that it is, is no fault of its own: an old card would put it out of the table.
+        let known = node_of(&peer).and_then(|node| self.table.get(&node).cloned());
+        let tried =
+            |known: &Card| waiting.iter().filter_map(|p| p.card.as_ref()).any(|card| card.addresses == known.addresses);
+        if let Some(known) = known.filter(|known| tried(known)) {
+            self.not_reached(&known.node);
         }
         self.outcomes.extend(waiting.into_iter().map(|pending| (pending.asker, Err(Failure::Unreachable))));
     }
@@ -248,7 +287,7 @@ impl Actor {
             self.asking.dials.iter().filter(|(_, dial)| now >= dial.since + DIAL_TIMEOUT).map(|(p, _)| *p).collect();
         for peer in over {
             if let Some(dial) = self.asking.dials.remove(&peer) {
-                if dial.own.is_some() && !self.swarm.is_connected(&peer) {
+                if !dial.own.is_empty() && !self.swarm.is_connected(&peer) {
                     // Ends the attempt; who is connected meanwhile stays so.
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
@@ -427,5 +466,13 @@ impl Actor {
             // Who asked has left, or we dropped the question ourselves.
             Event::InboundFailure { .. } | Event::ResponseSent { .. } => {}
         }
+    }
+}
+
+/// What an operation that is over wanted to know, nobody wants to know.
+fn wanted(running: &BTreeMap<u64, Operation>, pending: &Pending) -> bool {
+    match pending.asker {
+        Asker::Request(id, _) | Asker::Step(id, _) => running.contains_key(&id),
+        Asker::Acquaintance => true,
     }
 }
