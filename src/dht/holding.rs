@@ -312,7 +312,7 @@ impl Holding {
     }
 
     /// The validator, with all that is known of the user. With a refusal as stale: what is known to be fresher.
-    #[allow(clippy::type_complexity, reason = "said once")]
+    #[allow(clippy::type_complexity, clippy::result_large_err, reason = "said once, and taken apart at once")]
     fn judge(
         &mut self,
         key: &RecordKey,

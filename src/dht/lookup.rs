@@ -27,6 +27,7 @@ const SPARSE: (usize, usize) = (6, 10);
 
 /// What a lookup says.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "taken apart at once")]
 pub enum Progress {
     /// A valid bundle, merged with all seen so far; again whenever it became fresher.
     Found(ValidBundle),

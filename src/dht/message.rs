@@ -122,7 +122,7 @@ impl Question {
         scan(&bytes, &QUESTION).map_err(|_| WRONG)?;
         let message = pb::Question::decode(bytes).map_err(|_| WRONG)?;
         let stores = !message.store.is_empty();
-        if !stores && !(message.bundle.is_empty() && message.stamp.is_empty()) {
+        if !(stores || message.bundle.is_empty() && message.stamp.is_empty()) {
             return Err(WRONG);
         }
         let at = |bytes: &Bytes| <[u8; 32]>::try_from(&bytes[..]).map_err(|_| WRONG);

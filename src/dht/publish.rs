@@ -29,6 +29,7 @@ const SPARSE: (usize, usize) = (6, 10);
 
 /// What a publication says.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "taken apart at once")]
 pub enum Published {
     /// Enough receipts are here; it goes on to reach the others.
     Good { copies: usize },

@@ -397,7 +397,7 @@ impl Actor {
         let receipt = matches!(reply.said, Said::Stored { result: Stored::Kept { .. }, .. });
         // By lots that the peer cannot know.
         let [lot] = random();
-        let sampled = lot % SAMPLED == 0;
+        let sampled = u8::is_multiple_of(lot, SAMPLED);
         if (receipt || sampled) && reply.verify(&pending.to, &self.overlay).is_err() {
             self.meter.refuse(format!("reply: forged {}", if receipt { "receipt" } else { "answer" }));
             self.ledger.note(peer, Fact::Forged, now);

@@ -138,7 +138,7 @@ impl Actor {
             Some(_) => {
                 // Far corners too, or the table knows the neighbourhood only.
                 let salt = self.salt();
-                self.walk(self.table.refresh_target(salt), salt % 2 == 0, now);
+                self.walk(self.table.refresh_target(salt), salt.is_multiple_of(2), now);
             }
         }
         self.walk(self.position, false, now);

@@ -239,7 +239,7 @@ impl Remembered {
 /// A row: version, flags, days, failures, first and last seen (milliseconds, big-endian), then addresses: transport
 /// (1 QUIC, 2 TCP), length of the IP address (4 or 16), IP address, port.
 fn encode(peer: &Remembered) -> Vec<u8> {
-    let flags = u8::from(peer.anchor) * ANCHOR | u8::from(peer.tried) * IN_TRIED;
+    let flags = (u8::from(peer.anchor) * ANCHOR) | (u8::from(peer.tried) * IN_TRIED);
     let mut row = vec![VERSION, flags, peer.days, peer.failures];
     row.extend(peer.first_seen.0.to_be_bytes());
     row.extend(peer.last_seen.0.to_be_bytes());

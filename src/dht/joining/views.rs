@@ -98,6 +98,6 @@ fn networks(views: &[&View]) -> usize {
 /// The views that agree with one of them, by networks; and the others.
 fn largest<'a>(views: &[&'a View]) -> (usize, Vec<&'a View>) {
     let sides = |centre: &&View| views.iter().copied().partition::<Vec<&'a View>, _>(|view| centre.agrees(view));
-    let best = views.iter().map(|centre| sides(centre)).max_by_key(|(with, _)| (networks(with), with.len()));
+    let best = views.iter().map(sides).max_by_key(|(with, _)| (networks(with), with.len()));
     best.map_or((0, Vec::new()), |(with, without)| (networks(&with), without))
 }

@@ -141,7 +141,7 @@ impl Table {
         if self.changes >= LOOK_AFTER {
             self.changes = 0;
             self.look_through();
-        } else if self.changes % 16 != 0 && self.len > 64 && distance / 2 > self.near {
+        } else if !self.changes.is_multiple_of(16) && self.len > 64 && distance / 2 > self.near {
             return;
         }
         self.measure();
