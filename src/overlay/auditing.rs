@@ -183,7 +183,14 @@ mod tests {
         let [key, ..] = record::replica_keys(&sample::OVERLAY, &user.id);
         let judge = Judge { overlay: sample::OVERLAY, scope: AddressScope::Any, now };
         let bundle = record::validate(&bytes, &key, &judge, None).unwrap();
-        assert!(publisher.publish(bundle).await.is_ok());
+        // Until it knows the holder, it is its own.
+        let mut status = publisher.status();
+        let published = async {
+            while !publisher.publish(bundle.clone()).await.is_ok_and(|report| report.copies > 0) {
+                status.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), published).await.expect("a copy at the holder");
 
         let address = to_plain(&listen.parse().unwrap()).unwrap();
         // Only who it is and where count.
