@@ -222,14 +222,23 @@ fn an_overlay_that_cannot_be_reached_is_told_and_found_again() {
     assert_eq!(joining.standing(), Standing::Joined);
 }
 
-/// E4, small: poisoned sources beside honest ones.
+/// Runs of each case of E4: one, or four with `PEERLINE_FULL=1`, and then up to eight poisoned sources in all steps.
+fn runs() -> (u64, &'static [usize]) {
+    match std::env::var_os("PEERLINE_FULL") {
+        Some(_) => (4, &[1, 2, 3, 4, 5, 6, 7, 8]),
+        None => (1, &[0, 2, 8]),
+    }
+}
+
+/// E4: poisoned sources beside honest ones.
 #[test]
 fn no_eclipse_while_one_anchor_or_three_sources_are_honest() {
     let mut told = Vec::new();
-    for (case, poisoned) in [0, 2, 8].into_iter().enumerate() {
+    let (runs, cases) = runs();
+    for (run, poisoned) in (0..runs).flat_map(|run| cases.iter().map(move |poisoned| (run, *poisoned))) {
         for (honest, source) in [(1, Source::Anchor), (3, Source::Bootstrap)] {
             for wides in [1, 16, 256] {
-                let seed = (case as u64) << 16 | u64::from(wides) << 2 | honest as u64;
+                let seed = run << 32 | (poisoned as u64) << 16 | u64::from(wides) << 2 | honest as u64;
                 let mut world = World::new(1_000, 1_000, wides, seed);
                 let mut joining = fresh(&world);
                 for _ in 0..poisoned {
