@@ -55,6 +55,8 @@ pub struct Cell {
     pub strategy: Strategy,
     pub config: WalkConfig,
     pub trials: usize,
+    /// Trials that tell which attacks are the worst.
+    pub screen: usize,
     /// Trials that share a world: its tables are built once.
     pub per_world: usize,
     pub seed: u64,
@@ -101,12 +103,12 @@ pub fn trial(scene: &mut Scene<'_>, strategy: Strategy, config: &WalkConfig, sal
 }
 
 impl Cell {
-    /// All of `attacks` with a quarter of the trials, then the two worst of them with all. The worst first.
+    /// All of `attacks` with `screen` trials, then the two worst of them with all. The worst first.
     pub fn worst(&self, attacks: &[Attack]) -> Vec<Summary> {
         if attacks.len() < 3 {
             return sorted(self.run(attacks));
         }
-        let screen = Cell { trials: self.trials.div_ceil(4).max(100).min(self.trials), ..self.clone() };
+        let screen = Cell { trials: self.screen.min(self.trials), ..self.clone() };
         let screened = sorted(screen.run(attacks));
         let worst: Vec<Attack> = screened.iter().take(2).map(|summary| summary.attack).collect();
         let mut all = sorted(self.run(&worst));

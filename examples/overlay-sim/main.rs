@@ -39,8 +39,8 @@ struct Options {
     /// Share of them that is hostile.
     #[arg(long, default_value_t = 0.0)]
     hostile: f64,
-    /// drop, misroute, ghosts, address-poison, stale, forge, selective, none, or worst: all of them with a quarter of
-    /// the trials, then the two worst with all.
+    /// drop, misroute, ghosts, address-poison, stale, forge, selective, none, or worst: all of them with `--screen`
+    /// trials, then the two worst with all.
     #[arg(long, default_value = "worst")]
     attack: String,
     /// kad, kad-disjoint, skademlia, peerline, or all.
@@ -48,6 +48,8 @@ struct Options {
     strategy: String,
     #[arg(long, default_value_t = 1_000)]
     trials: usize,
+    #[arg(long, default_value_t = 300)]
+    screen: usize,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Hostile servers at the user's keys, for each key.
@@ -175,6 +177,7 @@ impl Options {
             strategy,
             config,
             trials: self.trials,
+            screen: self.screen,
             per_world: self.per_world,
             seed: self.seed,
             threads: self.threads,

@@ -27,6 +27,7 @@ fn cell(strategy: Strategy, nodes: usize, hostile: f64, trials: usize) -> Cell {
         strategy,
         config: WalkConfig::default(),
         trials,
+        screen: trials,
         per_world: trials,
         seed: 7,
         threads: 1,
