@@ -67,7 +67,7 @@ impl Audits {
     ) {
         let due = UnixMillis(now.0 + LATER_MS + (salt / ONE_IN) % SPREAD_MS);
         let until = UnixMillis(now.0 + u64::from(promise) * 1_000);
-        if salt % ONE_IN == 0 && due < until && self.waiting.len() < MAX_WAITING {
+        if salt.is_multiple_of(ONE_IN) && due < until && self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(Audit { key, holder: Arc::clone(holder), sequence, until, due });
         }
     }
