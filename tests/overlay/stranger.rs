@@ -116,6 +116,13 @@ impl Stranger {
         Self { swarm, secret, address, card }
     }
 
+    /// One that serves nobody, so that nobody asks it anything: who does not answer in 4 s loses the connection.
+    pub async fn client() -> Self {
+        let mut stranger = Self::new().await;
+        stranger.swarm.behaviour_mut().kad.set_mode(Some(kad::Mode::Client));
+        stranger
+    }
+
     pub fn voice(&self) -> Voice {
         Voice::new(&self.secret, OVERLAY, [7; 8])
     }

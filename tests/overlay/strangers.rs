@@ -56,7 +56,7 @@ fn refusals(status: &OverlayStatus) -> u64 {
 async fn nodes_refuse_forged_puts_and_say_why() {
     let honest = server(&[]).await;
     let address: Multiaddr = honest.status().borrow().listen[0].parse().unwrap();
-    let mut stranger = Stranger::new().await;
+    let mut stranger = Stranger::client().await;
     let target = stranger.connect(address).await;
     let user = User::new();
     let driver = tokio::spawn({
@@ -98,7 +98,7 @@ async fn nodes_refuse_forged_puts_and_say_why() {
 async fn nodes_refuse_forged_stores_and_say_so() {
     let honest = server(&[]).await;
     let address: Multiaddr = honest.status().borrow().listen[0].parse().unwrap();
-    let mut stranger = Stranger::new().await;
+    let mut stranger = Stranger::client().await;
     let target = stranger.connect(address).await;
     let user = User::new();
     let store = async |stranger: &mut Stranger, key: [u8; 32], bytes: Vec<u8>| {
