@@ -129,7 +129,7 @@ impl<'a> Scene<'a> {
     pub fn new(world: &'a World, known: &'a mut Known, setting: &'a Setting, seed: u64) -> Self {
         let mut rng = Rng::of(&[seed, 10]);
         let skewed = unit(hash(&[seed, 11])) < setting.skewed;
-        let skew = if skewed { 3_600_000 - 7_200_000 * i64::from(seed % 2 == 0) } else { 0 };
+        let skew = if skewed { 3_600_000 - 7_200_000 * i64::from(seed.is_multiple_of(2)) } else { 0 };
         let user = User::new(&mut rng, skew);
         let targets = user.keys.map(|key| Position::of_key(&key));
         let extra = setting.cluster.as_ref().map_or_else(Vec::new, |c| c.nodes(world, &targets, &mut rng));

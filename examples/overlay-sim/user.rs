@@ -23,6 +23,9 @@ pub enum Which {
     Forged,
 }
 
+/// The validator's word on bytes, and beside which bytes.
+type Verdicts = HashMap<(Which, Option<Which>), Result<(), RejectReason>>;
+
 pub struct User {
     pub keys: [RecordKey; 4],
     pub device: NodeKey,
@@ -32,7 +35,7 @@ pub struct User {
     forged: [Bytes; 3],
     /// What her clock shows too much, milliseconds.
     pub skew: i64,
-    verdicts: RefCell<HashMap<(Which, Option<Which>), Result<(), RejectReason>>>,
+    verdicts: RefCell<Verdicts>,
 }
 
 pub fn judge() -> Judge {

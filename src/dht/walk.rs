@@ -118,7 +118,7 @@ struct Open {
 
 impl Walk {
     /// `radius_fraction`: of the region, as a share of the space (`Estimate::region`); where no more than
-    /// [`EVERYBODY`] nodes follow from it, all of it. `salt`: makes choices differ from walk to walk, and repeatable.
+    /// `EVERYBODY` nodes follow from it, all of it. `salt`: makes choices differ from walk to walk, and repeatable.
     pub fn new(
         target: Position,
         seeds: Seeds,

@@ -93,7 +93,7 @@ pub(super) struct Asking {
 pub(super) type Outcome = (Asker, Result<Answer, Failure>);
 
 impl Actor {
-    /// Asks the node of a card. The answer comes by [`Actor::outcome`].
+    /// Asks the node of a card. The answer comes by [`Actor::answered`].
     ///
     /// # Errors
     /// At once, when the card is forged or there are too many questions.
