@@ -291,7 +291,7 @@ fn a_clock_that_was_ahead_keeps_no_dead_peers() {
         table.verified(alive.clone(), "8.8.8.8".parse().unwrap(), later(seconds * 1_000));
     }
     assert!(table.get(&dead.node).is_none());
-    assert_eq!(table.answer(&dead.position, later(60_000)), std::slice::from_ref(&alive));
+    assert_eq!(table.answer(&dead.position, later(60_000)), std::slice::from_ref(alive));
 }
 
 #[test]

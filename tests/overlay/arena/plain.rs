@@ -137,11 +137,11 @@ async fn run(mut swarm: Swarm<Plain>, mut inbox: mpsc::UnboundedReceiver<Command
                 None => return,
             },
             event = swarm.select_next_some() => match event {
-                SwarmEvent::Behaviour(PlainEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
-                    if info.protocols.iter().any(|name| name.as_ref().ends_with("/kad/1")) {
-                        for address in info.listen_addrs {
-                            swarm.behaviour_mut().kad.add_address(&peer_id, address);
-                        }
+                SwarmEvent::Behaviour(PlainEvent::Identify(identify::Event::Received { peer_id, info, .. }))
+                    if info.protocols.iter().any(|name| name.as_ref().ends_with("/kad/1")) =>
+                {
+                    for address in info.listen_addrs {
+                        swarm.behaviour_mut().kad.add_address(&peer_id, address);
                     }
                 }
                 SwarmEvent::Behaviour(PlainEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. })) => {
