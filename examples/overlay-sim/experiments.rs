@@ -195,11 +195,9 @@ fn newcomers(cell: &Cell) -> Value {
     })
 }
 
-/// A server's and a client's traffic when nobody calls: the table's own timetable, what others ask of a server, and
-/// the user's record, at 10^5 servers of which each has `USERS` users.
+/// What a node's schedule costs when nobody calls, at 10^5 servers: how often its table has peers probed, and what a
+/// probe, a walk, a publication, its refresh and a lookup cost with the handshakes. `bench/overlay-page` adds them up.
 fn rest(cell: &Cell) -> Value {
-    /// Users that publish, for each server.
-    const USERS: f64 = 10.0;
     /// A probe that has to dial, both ways: QUIC handshake with certificates (two padded flights of 1,200 bytes and
     /// two of some 900), a FIND, its answer with 20 cards.
     const HANDSHAKE: f64 = 4_200.0;
@@ -242,32 +240,21 @@ fn rest(cell: &Cell) -> Value {
     }
     let n = sample as f64;
     let (publish, lookup, copies) = (publish / n, lookup / n, refreshed / n);
-    // A refresh goes to the holders of last time; the search runs once an hour, a refresh every 20 minutes.
+    // A refresh goes to the holders of last time, each of which has to be dialled.
     let refresh = copies * (HANDSHAKE + 90.0 + 150.0 + 620.0);
-    let publishing = publish + 2.0 * refresh;
-    let kbit = |bytes_per_hour: f64| bytes_per_hour * 8.0 / 3_600.0 / 1_000.0;
-    let own = |probes: usize| per_hour(probes) * (HANDSHAKE + FIND);
-    // Walks to the own place and a far one, each five minutes: a quarter of a lookup (one key of four) each.
-    let walks = 12.0 * lookup / 4.0;
-    // Each probe, walk and publication of another node ends at a server.
-    let asked = own(probes[0]) + walks + USERS * publishing;
     json!({
         "goal": "server at most 20 kbit/s, client at most 2 kbit/s",
         "nodes": plan.nodes,
-        "users_per_server": USERS,
         "probes_per_hour": { "server": per_hour(probes[0]), "client": per_hour(probes[1]) },
-        "bytes": { "publication": publish.round(), "lookup": lookup.round(), "refresh": refresh.round(), "copies": copies },
-        "kbit_s": {
-            "server_own_probes": kbit(own(probes[0])),
-            "server_own_walks": kbit(walks),
-            "server_asked_by_others": kbit(asked),
-            "server_total": kbit(own(probes[0]) + walks + asked),
-            "client_probes": kbit(own(probes[1])),
-            "client_walks": kbit(walks / 12.0),
-            "client_publishing": kbit(publishing),
-            "client_total": kbit(own(probes[1]) + walks / 12.0 + publishing),
+        "bytes": {
+            "probe": HANDSHAKE + FIND,
+            // One key of four.
+            "walk": (lookup / 4.0).round(),
+            "publication": publish.round(),
+            "refresh": refresh.round(),
+            "lookup": lookup.round(),
+            "copies": copies,
         },
-        "walks": "server: one each 5 minutes; client: one an hour",
     })
 }
 

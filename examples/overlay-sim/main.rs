@@ -48,6 +48,7 @@ struct Options {
     strategy: String,
     #[arg(long, default_value_t = 1_000)]
     trials: usize,
+    /// Trials that tell which attacks are the worst two.
     #[arg(long, default_value_t = 300)]
     screen: usize,
     #[arg(long, default_value_t = 1)]
