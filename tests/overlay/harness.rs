@@ -94,9 +94,13 @@ pub async fn overlay_of(count: usize) -> Vec<Node> {
     nodes
 }
 
-pub async fn reaches(overlay: &Overlay, mut good: impl FnMut(&OverlayStatus) -> bool) {
+pub async fn reaches(overlay: &Overlay, good: impl FnMut(&OverlayStatus) -> bool) {
+    reaches_within(PATIENCE, overlay, good).await;
+}
+
+pub async fn reaches_within(patience: Duration, overlay: &Overlay, mut good: impl FnMut(&OverlayStatus) -> bool) {
     let mut status = overlay.status();
-    let waited = timeout(PATIENCE, status.wait_for(|status| good(status))).await;
+    let waited = timeout(patience, status.wait_for(|status| good(status))).await;
     if waited.is_err() {
         panic!("never came: {:?}", overlay.status().borrow().clone());
     }
