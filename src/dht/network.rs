@@ -41,6 +41,11 @@ impl Network {
         };
         Self { subnet, wide, system: wide }
     }
+
+    /// Of an IPv6 address.
+    pub(super) fn is_v6(&self) -> bool {
+        self.subnet.to_be_bytes()[0] == 6
+    }
 }
 
 /// How many of one choice may come from one network of each width.

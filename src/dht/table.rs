@@ -10,6 +10,7 @@
 //! Nobody alive with a place of its own gives way to a newcomer, so that keys made by the thousand win nothing against
 //! those who were there before. Caps are a preference: an office in one /24 fills its tables with itself.
 
+mod age;
 mod answer;
 mod bucket;
 mod estimate;
@@ -111,6 +112,7 @@ pub struct Table {
     pace: Pace,
     /// Last answer of anybody, seconds.
     answered_at: u32,
+    clock: age::Clock,
 }
 
 impl Table {
@@ -126,6 +128,7 @@ impl Table {
             changes: 0,
             pace: Pace::Server,
             answered_at: 0,
+            clock: age::Clock::default(),
         }
     }
 
@@ -135,34 +138,35 @@ impl Table {
     }
 
     /// A server that was dialled at `ip`, authenticated, and gave a correct answer. `first_seen` is kept from before
-    /// when it is known (table, cache), else `now`.
+    /// when it is known and has not moved to another network, else it is `now`.
     pub fn verified(&mut self, card: Arc<Card>, ip: IpAddr, now: UnixMillis) -> Admission {
-        self.meet(card, ip, now, now, false)
+        self.meet(card, ip, None, now, false)
     }
 
     /// As [`Table::verified`], of a peer that dialled us first, was dialled back at `ip` and gave a correct answer. It
     /// gives way to all whom this node finds by itself, until it is one of them: whoever floods us with visitors wins no
     /// place.
     pub fn verified_visitor(&mut self, card: Arc<Card>, ip: IpAddr, now: UnixMillis) -> Admission {
-        self.meet(card, ip, now, now, true)
+        self.meet(card, ip, None, now, true)
     }
 
     /// As [`Table::verified`], of a peer that an earlier session knew since `first_seen` (peer cache, tests, simulator).
     pub fn restored(&mut self, card: Arc<Card>, ip: IpAddr, first_seen: UnixMillis, now: UnixMillis) -> Admission {
-        self.meet(card, ip, first_seen, now, false)
+        self.meet(card, ip, Some(first_seen), now, false)
     }
 
     fn meet(
         &mut self,
         card: Arc<Card>,
         ip: IpAddr,
-        first_seen: UnixMillis,
+        since: Option<UnixMillis>,
         now: UnixMillis,
         inbound: bool,
     ) -> Admission {
         if card.position == self.here {
             return Admission::No;
         }
+        self.tick(now);
         let clock = seconds(now);
         self.answered_at = clock;
         let network = Network::of(ip);
@@ -170,11 +174,18 @@ impl Table {
         if self.buckets.len() <= index {
             self.buckets.resize_with(index + 1, Bucket::default);
         }
+        let known = |entry: &&Entry| entry.is(&card.position);
+        let bucket = &self.buckets[index];
+        let known = bucket.members.iter().find(known).or_else(|| bucket.waiting.iter().find(known));
+        let moved = known.and_then(|entry| entry.moves_to(network, &card.addresses));
+        if let Some(to) = moved {
+            self.moved(index, &card.position, to, now);
+        }
+        let since = since.filter(|_| moved.is_none());
         let bucket = &mut self.buckets[index];
         if let Some(entry) = find(&mut bucket.members, &card.position) {
-            let older = first_seen < entry.first_seen;
-            entry.touch(&card, network, first_seen, clock, inbound);
-            if older {
+            entry.touch(&card, network, since, clock, inbound);
+            if since.is_some() {
                 bucket.members.sort_by_key(|entry| entry.first_seen);
             }
             return Admission::In;
@@ -183,7 +194,7 @@ impl Table {
             head: head(&card.position),
             card,
             network,
-            first_seen: first_seen.min(now),
+            first_seen: since.unwrap_or(now),
             verified_at: clock,
             tried_at: 0,
             failed_at: 0,
@@ -193,7 +204,7 @@ impl Table {
         };
         if let Some(at) = bucket.waiting.iter().position(|other| other.is(&entry.card.position)) {
             let mut old = bucket.waiting.remove(at);
-            old.touch(&entry.card, network, first_seen, clock, inbound);
+            old.touch(&entry.card, network, since, clock, inbound);
             entry = old;
         }
         self.place(index, entry)
@@ -214,6 +225,7 @@ impl Table {
     /// A scheduled probe or a request of our own failed to reach it. Three in a row, each 5 s or more after the one
     /// before, and it is out; it is kept in mind when nobody else answered meanwhile either, as the fault may be ours.
     pub fn failed(&mut self, node: &NodeKey, now: UnixMillis) {
+        self.tick(now);
         let position = Position::of_node(node);
         let (index, clock) = (self.index(&position), seconds(now));
         let answered_at = self.answered_at;
@@ -255,6 +267,7 @@ impl Table {
     /// Whose turn it is to be probed, at most `max`, the longest overdue first; on the table's own timetable, which no
     /// newcomer can hurry. Each is noted as tried at `now`.
     pub fn probes(&mut self, now: UnixMillis, max: usize) -> Vec<Arc<Card>> {
+        self.tick(now);
         let clock = seconds(now);
         let (pace, near, here) = (self.pace, self.near, self.head);
         let pause = |entry: &Entry| {

@@ -4,7 +4,7 @@
 use super::actor::Actor;
 use super::address::{node_of, peer_named, to_multiaddr, to_plain};
 use crate::clock::UnixMillis;
-use crate::dht::{Admission, Card};
+use crate::dht::{Admission, Card, Network};
 use crate::identity::NodeKey;
 use crate::reachability::Address;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -40,9 +40,11 @@ impl Actor {
             return;
         };
         self.remember(&card, ip, chosen, wall);
-        let admission = match chosen {
-            true => self.table.verified(card, ip, wall),
-            false => self.table.verified_visitor(card, ip, wall),
+        let since = self.joining.engine.cache().get(&card.node).and_then(|peer| peer.known_since(&Network::of(ip)));
+        let admission = match (chosen, since) {
+            (true, Some(since)) => self.table.restored(card, ip, since, wall),
+            (true, None) => self.table.verified(card, ip, wall),
+            (false, _) => self.table.verified_visitor(card, ip, wall),
         };
         if admission != Admission::In || self.peers.is_in_table(&peer) {
             return;

@@ -29,6 +29,9 @@ const MAX_ADDRESSES: usize = 4;
 /// Peers dialled first after a restart.
 pub const ANCHORS: usize = 4;
 
+/// Nobody was met before: the clock of whoever wrote that had not been set (2026).
+const EARLIEST: UnixMillis = UnixMillis(1_767_225_600_000);
+
 const VERSION: u8 = 0xb1;
 const ANCHOR: u8 = 1;
 const IN_TRIED: u8 = 2;
@@ -55,6 +58,18 @@ impl Remembered {
     /// Of its first address.
     pub fn network(&self) -> Network {
         self.addresses.first().map_or_else(|| Network::of([0, 0, 0, 0].into()), |first| Network::of(first.ip))
+    }
+
+    /// It was met in this /16 or /32.
+    fn is_of(&self, network: &Network) -> bool {
+        self.addresses.iter().any(|address| Network::of(address.ip).wide == network.wide)
+    }
+
+    /// Since when it is known, for a table: where it has answered before, at an address of this network, and not by a
+    /// clock that knew no time yet.
+    pub fn known_since(&self, network: &Network) -> Option<UnixMillis> {
+        let told = self.last_seen.0 > 0 && self.first_seen >= EARLIEST && self.is_of(network);
+        told.then_some(self.first_seen)
     }
 
     fn is_worn(&self, now: UnixMillis) -> bool {
@@ -107,7 +122,10 @@ impl PeerCache {
     pub fn reached(&mut self, node: NodeKey, addresses: &[Address], now: UnixMillis) -> bool {
         let Some(first) = addresses.first() else { return false };
         let network = Network::of(first.ip);
-        let mut peer = self.peers.remove(&node).unwrap_or_else(|| Remembered::heard(node, now));
+        let known = self.peers.remove(&node);
+        // In another network it is a newcomer, like one of whom this node had only heard.
+        let same = |peer: &Remembered| peer.last_seen.0 > 0 && addresses.iter().any(|a| peer.is_of(&Network::of(a.ip)));
+        let mut peer = known.filter(same).unwrap_or_else(|| Remembered::heard(node, now));
         let day = |at: UnixMillis| at.0 / 86_400_000;
         if peer.days == 0 || day(now) > day(peer.last_seen) {
             peer.days = peer.days.saturating_add(1);
@@ -293,4 +311,35 @@ fn decode(node: NodeKey, row: &[u8]) -> Option<Remembered> {
         tried: flags & IN_TRIED != 0,
         bucket: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn at(ip: [u8; 4]) -> Vec<Address> {
+        vec![Address { ip: ip.into(), transport: Transport::Quic, port: 4001 }]
+    }
+
+    #[test]
+    fn who_is_known_for_long_is_so_only_where_it_was_met() {
+        let (node, here) = (NodeKey([7; 32]), Network::of([81, 2, 3, 4].into()));
+        let mut cache = PeerCache::new([0; 32]);
+        let since = |cache: &PeerCache, network: &Network| cache.get(&node).unwrap().known_since(network);
+        cache.heard(node, &at([81, 2, 3, 4]), &here, NOW);
+        assert_eq!(since(&cache, &here), None, "hearsay");
+        let (met, later) = (UnixMillis(NOW.0 + 60_000), UnixMillis(NOW.0 + 120_000));
+        cache.reached(node, &at([81, 2, 3, 4]), met);
+        cache.reached(node, &at([81, 2, 200, 4]), later);
+        assert_eq!(since(&cache, &here), Some(met), "the same /16");
+        let elsewhere = Network::of([82, 2, 3, 4].into());
+        assert_eq!(since(&cache, &elsewhere), None);
+        cache.reached(node, &at([82, 2, 3, 4]), later);
+        assert_eq!(since(&cache, &elsewhere), Some(later));
+        let mut lost = PeerCache::new([0; 32]);
+        lost.reached(node, &at([81, 2, 3, 4]), UnixMillis(3_600_000));
+        assert_eq!(since(&lost, &here), None, "by a clock of 1970");
+    }
 }

@@ -8,7 +8,7 @@ impl Entry {
         &mut self,
         card: &Arc<Card>,
         network: Network,
-        first_seen: UnixMillis,
+        since: Option<UnixMillis>,
         clock: u32,
         inbound: bool,
     ) {
@@ -16,8 +16,11 @@ impl Entry {
         if card.issued_at > self.card.issued_at {
             self.card = card.clone();
         }
-        self.network = network;
-        self.first_seen = self.first_seen.min(first_seen);
+        if self.network.wide == network.wide {
+            self.network = network;
+        }
+        // An answer makes nobody older than it was, whatever the clock says.
+        self.first_seen = since.map_or(self.first_seen, |since| self.first_seen.min(since));
         self.verified_at = clock;
         self.failures = 0;
     }
@@ -115,7 +118,7 @@ impl Table {
     }
 
     /// How a peer of this network stands among those who have their own place.
-    fn standing(&self, index: usize, entry: &Entry) -> Standing {
+    pub(super) fn standing(&self, index: usize, entry: &Entry) -> Standing {
         let network = &entry.network;
         let (mut subnet, mut system, mut all_subnet, mut all_wide) = (0, 0, 0, 0);
         for other in self.entries() {

@@ -272,7 +272,7 @@ fn our_own_outage_loses_nobody() {
     let again = table.probes(later(HOUR), 100);
     assert_eq!(again.len(), 30, "they are tried again");
     for card in again {
-        assert_eq!(table.verified(card, "8.8.8.8".parse().unwrap(), later(HOUR)), Admission::In);
+        assert_eq!(table.verified(card.clone(), card.addresses[0].ip, later(HOUR)), Admission::In);
     }
     assert_eq!(table.len(), 30);
     assert!(table.iter().all(|(_, first_seen)| first_seen == NOW), "old friends still");
@@ -342,4 +342,62 @@ fn is_small_and_fast() {
         assert!(table.answer(&card.position, NOW).len() >= 10);
     }
     println!("{} peers, insert {each:?}, answer {:?}", table.len(), started.elapsed() / 2_000);
+}
+
+#[test]
+fn a_key_that_moves_to_another_network_is_a_newcomer_there() {
+    let (mut rng, here) = (StdRng::seed_from_u64(60), Position([9; 32]));
+    let peers: Vec<_> = (0..40).map(|_| anywhere(&mut rng)).collect();
+    let mut table = table_of(&peers, here, NOW);
+    let since = |table: &Table, node: &NodeKey| table.iter().find(|(card, _)| card.node == *node).unwrap().1;
+    let (sold, _) = &peers[0];
+    let day = later(12 * HOUR);
+    // Another host of its /16: that is the same place.
+    let IpAddr::V4(old) = peers[0].1 else { unreachable!() };
+    let beside = Ipv4Addr::from(u32::from(old) ^ 0x0000_0100);
+    table.verified(card(sold.node, beside).0, beside.into(), day);
+    assert_eq!(since(&table, &sold.node), NOW);
+    let elsewhere = Ipv4Addr::from(u32::from(old) ^ 0x0001_0000);
+    table.verified(card(sold.node, elsewhere).0, elsewhere.into(), day);
+    assert_eq!(since(&table, &sold.node), day);
+    let bucket = &table.buckets[table.index(&sold.position)];
+    let entry = bucket.members.last().unwrap();
+    assert_eq!((entry.card.node, entry.network), (sold.node, Network::of(elsewhere.into())), "the youngest now");
+    assert_eq!(table.len(), 40);
+    // Met at its IPv6 address, it is still where its IPv4 address says, if it still says so.
+    let (peer, ip) = &peers[1];
+    let mut both = Card::clone(peer);
+    let v6: IpAddr = "2a00:1:2::3".parse().unwrap();
+    both.addresses.push(Address { ip: v6, transport: Transport::Quic, port: 4001 });
+    table.verified(Arc::new(both.clone()), v6, day);
+    assert_eq!(since(&table, &peer.node), NOW);
+    let index = table.index(&peer.position);
+    let entry = find(&mut table.buckets[index].members, &peer.position).unwrap();
+    assert_eq!(entry.network, Network::of(*ip));
+    both.addresses.remove(0);
+    both.issued_at = day;
+    table.verified(Arc::new(both), v6, day);
+    assert_eq!(since(&table, &peer.node), day);
+}
+
+#[test]
+fn a_clock_that_was_wrong_makes_nobody_old() {
+    let mut rng = StdRng::seed_from_u64(61);
+    let [early, late, known] = [anywhere(&mut rng), anywhere(&mut rng), anywhere(&mut rng)];
+    let since =
+        |table: &Table, peer: &(Arc<Card>, IpAddr)| table.iter().find(|(card, _)| card.node == peer.0.node).unwrap().1;
+    for wrong in [UnixMillis(3_600_000), UnixMillis(NOW.0 + 3_650 * 24 * HOUR)] {
+        let mut table = Table::new(Position([9; 32]));
+        let before = UnixMillis(NOW.0 - 30 * 24 * HOUR);
+        table.restored(known.0.clone(), known.1, before, wrong);
+        table.verified(early.0.clone(), early.1, wrong);
+        let an_hour_later = UnixMillis(wrong.0 + HOUR);
+        table.verified(known.0.clone(), known.1, an_hour_later);
+        table.verified(early.0.clone(), early.1, an_hour_later);
+        // The time comes from the network.
+        table.verified(late.0.clone(), late.1, NOW);
+        assert_eq!(since(&table, &known), before);
+        assert_eq!(since(&table, &early), UnixMillis(NOW.0 - HOUR), "as long before as it was");
+        assert_eq!(since(&table, &late), NOW);
+    }
 }
