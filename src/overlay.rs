@@ -25,6 +25,7 @@ mod behaviour;
 mod cards;
 mod dialling;
 mod exchange;
+mod gate;
 mod intake;
 mod joining;
 mod keeping;
@@ -38,6 +39,7 @@ mod paying;
 mod peers;
 mod process;
 mod publish;
+mod rates;
 mod records;
 #[cfg(test)]
 mod sample;

@@ -28,12 +28,19 @@ pub fn print(text: &str) {
     anstream::println!("{text}");
 }
 
+/// What libraries say for each stream of a peer that misbehaves: a stranger could fill the disk with it. Counters tell.
+/// Who wants to read it names the library in the filter.
+const QUIET: &str = "libp2p_kad=error,libp2p_identify=error,libp2p_request_response=error,libp2p_yamux=error,\
+    libp2p_quic=error,multistream_select=error,yamux=off";
+
 /// Starts the log on stderr.
 ///
 /// # Errors
 /// When the filter cannot be read.
 pub fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|e| anyhow::anyhow!("log filter `{filter}`: {e}"))?;
+    let filter = EnvFilter::builder()
+        .parse(format!("{QUIET},{filter}"))
+        .map_err(|e| anyhow::anyhow!("log filter `{filter}`: {e}"))?;
     // The SIP stack writes whole messages, keys included, at INFO: never below warnings, whatever is asked for.
     let filter = filter.add_directive("rsipstack=warn".parse()?);
     // Already started (several nodes in one test): the first one stays.
@@ -122,5 +129,19 @@ impl StopRequest {
         {
             let _ = tokio::signal::ctrl_c().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_quiet_unless_they_are_named() {
+        let read = |filter: &str| EnvFilter::builder().parse(format!("{QUIET},{filter}")).unwrap().to_string();
+        assert!(read("").contains("yamux=off"));
+        assert!(read("debug").contains("libp2p_kad=error"));
+        let named = read("info,libp2p_kad=trace");
+        assert!(named.contains("libp2p_kad=trace") && !named.contains("libp2p_kad=error"), "{named}");
     }
 }

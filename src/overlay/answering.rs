@@ -5,45 +5,29 @@ use super::actor::Actor;
 use super::address::node_of;
 use super::exchange::{self, Pool, ReplyChannel};
 use super::intake::{NotTaken, Put};
-use crate::admission::{Bucket, PerSource, Rate, Subnet};
+use super::rates::{Rates, Source};
+use crate::admission::Rate;
 use crate::clock::UnixMillis;
 use crate::dht::{Ask, Offered, Position, Question, Said, Stamp};
 use crate::ledger::Fact;
-use crate::wire::{AddressScope, is_global};
 use bytes::Bytes;
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
-
-/// FIND and FETCH of one peer (SECURITY §4.10).
-const PER_PEER: Rate = Rate { per_second: 20.0, burst: 60.0 };
-
-/// The same where few serve: every lookup asks everybody for four keys, and a gateway's calls come from one peer.
-const PER_PEER_OF_FEW: Rate = Rate { per_second: 400.0, burst: 1_600.0 };
 
 /// Servers known from which on a region is not the whole overlay.
 const FEW: usize = 64;
 
-/// FIND and FETCH of one network.
-const PER_SUBNET: Rate = Rate { per_second: 60.0, burst: 240.0 };
-
 /// Signatures for all together: 16 us each, a quarter of a core at most is 15,000 a second.
 const ALL: Rate = Rate { per_second: 10_000.0, burst: 5_000.0 };
-
-/// Sources with a rate of their own.
-const MAX_SOURCES: usize = 1_024;
 
 /// How long the answer for a position is good, and positions for which one is kept.
 const FRESH: Duration = Duration::from_secs(5);
 const MAX_CACHED: usize = 256;
 
 pub(super) struct Answering {
-    per_peer: PerSource<PeerId>,
-    per_peer_of_few: PerSource<PeerId>,
-    per_subnet: PerSource<Subnet>,
-    all: Bucket,
+    rates: Rates,
     /// For replies that wait for their readers.
     room: Pool,
     cached: HashMap<Position, (Instant, Vec<Bytes>)>,
@@ -51,27 +35,7 @@ pub(super) struct Answering {
 
 impl Answering {
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            per_peer: PerSource::new(PER_PEER, MAX_SOURCES),
-            per_peer_of_few: PerSource::new(PER_PEER_OF_FEW, MAX_SOURCES),
-            per_subnet: PerSource::new(PER_SUBNET, MAX_SOURCES),
-            all: Bucket::full(ALL, now),
-            room: exchange::replies(),
-            cached: HashMap::new(),
-        }
-    }
-
-    /// Whether a reading question of `peer` is answered now. `from`: its address, if it counts.
-    fn admits(&mut self, peer: PeerId, from: Option<IpAddr>, few: bool, now: Instant) -> Result<(), &'static str> {
-        let own = if few { &mut self.per_peer_of_few } else { &mut self.per_peer };
-        if !own.take(peer, now) {
-            return Err("question: too often");
-        }
-        // What others of its network ask too often is not this peer's fault.
-        if from.is_some_and(|ip| !self.per_subnet.take(Subnet::of(ip), now)) || !self.all.take(ALL, now) {
-            return Err("question: too many");
-        }
-        Ok(())
+        Self { rates: Rates::new(ALL, now), room: exchange::replies(), cached: HashMap::new() }
     }
 
     fn cached(&self, at: &Position, now: Instant) -> Option<Vec<Bytes>> {
@@ -143,11 +107,9 @@ impl Actor {
             let stamp = Stamp::decode(&question.stamp);
             return self.store(peer, connection, &Put { key: &key.0, bytes: bundle, stamp, what: "store" });
         }
-        let from = self.address_of(&peer, connection).filter(|ip| is_global(*ip));
-        // In an overlay of an office or a laboratory everybody has one address.
-        let exempt = from.is_none() && self.scope == AddressScope::Any;
-        if !exempt && let Err(why) = self.answering.admits(peer, from, self.table.len() < FEW, now) {
-            self.meter.refuse(why.into());
+        let from = Source::of(self.address_of(&peer, connection), self.scope);
+        if let Err(why) = self.answering.rates.admits(peer, from, self.table.len() < FEW, now) {
+            self.meter.refuse(format!("question: {why}"));
             return Said::Busy;
         }
         match &question.ask {
@@ -192,36 +154,6 @@ impl Actor {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_peer_and_a_network_have_their_share() {
-        let now = Instant::now();
-        let mut answering = Answering::new(now);
-        let (greedy, modest) = (PeerId::random(), PeerId::random());
-        let from = Some(IpAddr::from([8, 8, 8, 8]));
-        let admitted = (0..1_000).filter(|_| answering.admits(greedy, from, false, now).is_ok()).count();
-        assert_eq!(admitted, 60);
-        assert!(answering.admits(modest, from, false, now).is_ok(), "another's greed is not its fault");
-        let later = now + Duration::from_secs(1);
-        let admitted = (0..100).filter(|_| answering.admits(greedy, from, false, later).is_ok()).count();
-        assert_eq!(admitted, 20);
-        // Many names of one network.
-        let admitted = (0..1_000).filter(|_| answering.admits(PeerId::random(), from, false, later).is_ok()).count();
-        assert!(admitted <= 240, "{admitted}");
-        assert!(answering.admits(modest, Some([8, 8, 9, 9].into()), false, later).is_ok());
-    }
-
-    #[test]
-    fn a_gateway_of_a_small_overlay_is_served() {
-        let now = Instant::now();
-        let mut answering = Answering::new(now);
-        let gateway = PeerId::random();
-        // Fifty calls a second, each four questions to everybody.
-        for second in 0..60 {
-            let now = now + Duration::from_secs(second);
-            assert!((0..200).all(|_| answering.admits(gateway, None, true, now).is_ok()));
-        }
-    }
 
     #[test]
     fn an_answer_is_made_once_in_five_seconds_and_few_are_kept() {

@@ -3,7 +3,7 @@
 use super::limits;
 use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
-use super::{Limits, OverlayConfig, exchange, link};
+use super::{Limits, OverlayConfig, exchange, gate, link};
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
@@ -12,7 +12,7 @@ use libp2p::{PeerId, StreamProtocol, identify, mdns, ping};
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 use libp2p_memory_connection_limits as memory_limits;
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// kad asks nothing for us: this node's publications, lookups and walks go over `store/1`. What is left are the
 /// bootstraps that kad begins by itself when a peer enters its buckets and that cannot be turned off: each ends with the
@@ -54,7 +54,7 @@ pub(super) struct Behaviour {
     pub(super) limits: limits::Behaviour,
     pub(super) connection_limits: connection_limits::Behaviour,
     pub(super) memory_limits: memory_limits::Behaviour,
-    pub(super) kad: kad::Behaviour<Records>,
+    pub(super) kad: gate::Gate,
     pub(super) store: exchange::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
@@ -103,7 +103,7 @@ impl Behaviour {
             limits: limits::Behaviour::new(max_connections_per_ip, max_connections_per_subnet),
             connection_limits: connection_limits::Behaviour::new(bounds),
             memory_limits: memory_limits::Behaviour::with_max_percentage(MAX_MEMORY),
-            kad: kademlia(config, here, records),
+            kad: gate::Gate::new(kademlia(config, here, records), config.scope, Instant::now()),
             store: exchange::behaviour(config),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),

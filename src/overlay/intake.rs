@@ -17,7 +17,7 @@ use std::time::Instant;
 
 /// Puts of one peer. A gateway with 1,000 users refreshes 4,000 keys in 20 minutes, 3.3 a second to a peer that holds
 /// them all; the burst is its start.
-const PER_PEER: Rate = Rate { per_second: 20.0, burst: 1_000.0 };
+pub(super) const PER_PEER: Rate = Rate { per_second: 20.0, burst: 1_000.0 };
 
 /// Puts of one network, where it is a global one: peer ids are free, networks are not. Two busy gateways behind one
 /// address still fit.

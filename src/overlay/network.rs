@@ -4,9 +4,11 @@
 use super::actor::Actor;
 use super::address::{ip_of, to_plain};
 use super::behaviour::BehaviourEvent;
+use super::gate;
 use super::intake::Put;
 use super::peers::MAX_ADDRESSES;
 use crate::clock::UnixMillis;
+use crate::ledger::Fact;
 use bytes::Bytes;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
@@ -24,7 +26,16 @@ impl Actor {
     pub(super) fn swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         let (now, wall) = (Instant::now(), UnixMillis::now());
         match event {
-            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.kad_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(gate::Event::Kad(event))) => self.kad_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(gate::Event::Refused { peer, connection, why, enough })) => {
+                self.meter.refuse(why.into());
+                if enough {
+                    self.ledger.note(peer, Fact::Flood, now);
+                    if !self.swarm.behaviour().link.uses(connection) {
+                        self.swarm.close_connection(connection);
+                    }
+                }
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Store(event)) => self.store_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Link(event)) => self.link_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {

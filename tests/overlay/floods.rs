@@ -1,0 +1,54 @@
+//! Who asks too much is held to a rate, on kad as well (SECURITY §4.10), and others are answered meanwhile.
+
+use super::harness::{PATIENCE, Setup, node, reaches};
+use super::stranger::{Protocols, ProtocolsEvent, Stranger};
+use futures::StreamExt;
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, PeerId, Swarm, kad};
+use tokio::time::timeout;
+
+async fn asks(swarm: &mut Swarm<Protocols>, target: PeerId) {
+    swarm.behaviour_mut().kad.get_closest_peers(target);
+    loop {
+        if let SwarmEvent::Behaviour(ProtocolsEvent::Kad(kad::Event::OutboundQueryProgressed {
+            result: kad::QueryResult::GetClosestPeers(found),
+            stats,
+            ..
+        })) = swarm.select_next_some().await
+        {
+            assert!(found.is_ok() && stats.num_successes() == 1, "{found:?} {stats:?}");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_kad_questions_ends_with_its_connection() {
+    let honest = node(&[], Setup::default()).await;
+    let address: Multiaddr = honest.address.parse().unwrap();
+    let (mut greedy, mut modest) = (Stranger::client().await, Stranger::client().await);
+    for stranger in [&mut greedy, &mut modest] {
+        let target = stranger.connect(address.clone()).await;
+        stranger.swarm.behaviour_mut().kad.add_address(&target, address.clone());
+    }
+    let target = address.iter().find_map(|part| match part {
+        libp2p::multiaddr::Protocol::P2p(peer) => Some(peer),
+        _ => None,
+    });
+    let target = target.unwrap();
+    // A private address may ask 1,600 times at once, and 200 times more than that in vain.
+    for n in 0..6_000_u32 {
+        greedy.swarm.behaviour_mut().kad.get_record(kad::RecordKey::new(&n.to_be_bytes().repeat(8)));
+    }
+    let flood = async {
+        while !matches!(greedy.swarm.select_next_some().await, SwarmEvent::ConnectionClosed { .. }) {}
+        greedy
+    };
+    let flood = tokio::spawn(flood);
+    for _ in 0..20 {
+        timeout(PATIENCE, asks(&mut modest.swarm, target)).await.expect("answered meanwhile");
+    }
+    let _greedy = timeout(PATIENCE, flood).await.expect("closed").unwrap();
+    reaches(&honest.overlay, |status| status.refused.get("kad: too often").is_some_and(|n| *n >= 200)).await;
+    timeout(PATIENCE, asks(&mut modest.swarm, target)).await.expect("and afterwards");
+}
