@@ -46,7 +46,7 @@ struct Common {
     /// Listen here (multiaddr; port 0 is the port kept for this installation). May be repeated
     #[arg(long, global = true, value_name = "MULTIADDR")]
     listen: Vec<String>,
-    /// Join through this node (multiaddr with /p2p/...). May be repeated
+    /// Join through this node (multiaddr with /p2p/..., or /dnsaddr/DOMAIN for a list in the DNS). May be repeated
     #[arg(long, global = true, value_name = "MULTIADDR")]
     bootstrap: Vec<String>,
     /// Others reach this node here (port forwarding). May be repeated

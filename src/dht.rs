@@ -33,7 +33,7 @@ mod walk;
 pub use audit::{Audit, Audits};
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
 pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Why, Write};
-pub use joining::{ANCHORS, Doubt, Joining, Lead, LeadId, PeerCache, Remembered, Source, Standing, Task};
+pub use joining::{ANCHORS, Contacts, Doubt, Joining, Lead, LeadId, PeerCache, Remembered, Source, Standing, Task};
 pub use lookup::{Lookup, Outcome, Progress};
 pub use message::{
     MAX_PROMISE, MAX_QUESTION_BYTES, MAX_REPLY_BYTES, MAX_STAMP_BYTES, MessageError, Question, Reply, Said, Voice,

@@ -23,6 +23,7 @@ mod asking;
 mod auditing;
 mod behaviour;
 mod cards;
+mod checking;
 mod dialling;
 mod exchange;
 mod gate;
@@ -31,6 +32,7 @@ mod joining;
 mod keeping;
 mod limits;
 pub mod link;
+mod listed;
 mod lookup;
 mod meter;
 mod network;
@@ -67,7 +69,8 @@ pub struct OverlayConfig {
     pub scope: AddressScope,
     /// Multiaddrs to listen on. The port is already chosen (random per installation, kept) or 0 in tests.
     pub listen: Vec<String>,
-    /// `/ip4/../tcp/../p2p/..` of the charter and of the user's own configuration.
+    /// `/ip4/../tcp/../p2p/..` of the charter and of the user's own configuration; `/dnsaddr/<domain>` stands for the list
+    /// in the text records of `_dnsaddr.<domain>`.
     pub bootstrap: Vec<String>,
     pub mdns: bool,
     /// Addresses that the operator says are reachable from outside.
@@ -192,8 +195,11 @@ pub struct OverlayStatus {
     /// Estimate of the overlay's size.
     pub estimate: usize,
     pub server: bool,
-    /// How this node stands to the overlay, in words: alone, joining, joined, or possibly isolated and why.
+    /// How this node stands to the overlay, in words: alone, joining, joined and who confirms it, or possibly isolated and
+    /// why.
     pub standing: String,
+    /// Networks beyond the local one whose nodes show the same overlay. Below three, nobody independent confirms it.
+    pub confirmed_by: usize,
     /// It may see something else than the overlay: `standing` says why.
     pub isolated: bool,
     pub listen: Vec<String>,

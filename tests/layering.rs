@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &str)] = &[
 /// A library, and where alone it may be named.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("libp2p", &["overlay.rs", "overlay/"]),
+    ("hickory_resolver", &["overlay/"]),
     ("libp2p_connection_limits", &["overlay.rs", "overlay/"]),
     ("rsipstack", &["sip.rs", "sip/"]),
     // The tests name our submodule `sled`.

@@ -12,19 +12,23 @@
 //! cannot find out; with records of others to check, even then.
 
 mod cache;
+mod checks;
 mod choice;
+mod contacts;
 mod standing;
 #[cfg(test)]
 mod tests;
 mod views;
 
 pub use cache::{ANCHORS, PeerCache, Remembered};
+pub use contacts::Contacts;
 pub use standing::{Doubt, Lead, LeadId, Source, Standing, Task};
 
 use super::Network;
 use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
 use crate::reachability::Address;
+use checks::Checking;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -60,7 +64,10 @@ const ENOUGH: usize = 8;
 /// missed, more often.
 const FIRST_CHECK: Duration = Duration::from_secs(240);
 const CHECK: Duration = Duration::from_secs(3_600);
-const CHECK_AGAIN: Duration = Duration::from_secs(120);
+const CHECK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Checks that found nobody, each by another way, until that is told: where a third lies, one way in three is lost.
+const MISSED: u32 = 4;
 
 /// Eight an hour (SECURITY §4.7).
 const FEELER: Duration = Duration::from_secs(450);
@@ -74,6 +81,13 @@ const MAX_LEADS: usize = 256;
 /// An overlay of at least this many that is less than a quarter of what it was has shrunk.
 const LARGE: f64 = 32.0;
 const SHRUNK: f64 = 4.0;
+
+/// Contacts' nodes are away more often than not, and are people's own: while all is well they are not called up again
+/// sooner.
+const CONTACT_AGAIN_MOST: Duration = CHECK;
+
+/// All that a list in the DNS names counts as one network: it is unsigned, and who can forge it forges it as a whole.
+const LISTED: Network = Network { subnet: 1 << 62, wide: 1 << 62, system: 1 << 62 };
 
 #[derive(Clone, Debug)]
 struct Path {
@@ -95,6 +109,7 @@ struct Path {
 #[derive(Debug)]
 pub struct Joining {
     cache: PeerCache,
+    contacts: Contacts,
     leads: Vec<Path>,
     next: u32,
     salt: u64,
@@ -111,7 +126,7 @@ pub struct Joining {
     feeler_at: Instant,
     check_at: Instant,
     hour_at: Instant,
-    checking: bool,
+    checking: Checking,
     missed_checks: u32,
     /// Nobody is connected.
     alone: bool,
@@ -125,6 +140,7 @@ impl Joining {
     pub fn new(cache: PeerCache, nodes_before: f64, salt: u64, now: Instant, wall: UnixMillis) -> Self {
         let mut joining = Self {
             cache,
+            contacts: Contacts::default(),
             leads: Vec::new(),
             next: 0,
             salt,
@@ -140,7 +156,7 @@ impl Joining {
             feeler_at: now + FEELER,
             check_at: now + FIRST_CHECK,
             hour_at: now + CHECK,
-            checking: false,
+            checking: Checking::default(),
             missed_checks: 0,
             alone: false,
             nodes_before,
@@ -151,13 +167,25 @@ impl Joining {
         let (first, rest): (Vec<_>, Vec<_>) =
             tried.into_iter().partition(|peer| peer.anchor || wides.admit(&peer.network(), &caps));
         for peer in first.into_iter().chain(rest).take(64) {
-            let source = if peer.anchor { Source::Anchor } else { Source::Tried };
+            let source = match (peer.near, peer.anchor) {
+                (true, _) => Source::Lan,
+                (false, true) => Source::Anchor,
+                (false, false) => Source::Tried,
+            };
             joining.add_lead(source, Some(peer.node), &peer.addresses, None, 0, now);
             if let Some(path) = joining.leads.last_mut() {
                 path.recent = wall.0.saturating_sub(peer.last_seen.0) < RECENT_MS;
             }
         }
         joining
+    }
+
+    /// Users that were called before: their nodes are followed, and they are looked for from time to time.
+    pub fn know(&mut self, contacts: Contacts, now: Instant) {
+        self.contacts = contacts;
+        for (node, addresses) in self.contacts.leads() {
+            self.add_lead(Source::Contact, Some(node), &addresses, None, 0, now);
+        }
     }
 
     /// Somebody who may lead into the overlay. `ip`: where, when `addresses` does not say; `index` is handed back.
@@ -177,7 +205,10 @@ impl Joining {
         if self.leads.len() >= MAX_LEADS || self.leads.iter().any(known) {
             return;
         }
-        let network = addresses.first().map(|first| first.ip).or(ip).map(Network::of);
+        let network = match source {
+            Source::Dns => Some(LISTED),
+            _ => addresses.first().map(|first| first.ip).or(ip).map(Network::of),
+        };
         self.leads.push(Path {
             lead: Lead { id: LeadId(self.next), source, node, addresses: addresses.to_vec(), index },
             network,
@@ -198,6 +229,11 @@ impl Joining {
         }
     }
 
+    /// A new list of this source comes: who was named by the last one and is not there makes room.
+    pub fn forget_unreached(&mut self, source: Source) {
+        self.leads.retain(|path| path.up || path.busy_until.is_some() || path.lead.source != source);
+    }
+
     /// The next thing to do now; to be called until `None` after each input and at [`Joining::poll_timeout`].
     pub fn poll(&mut self, now: Instant, wall: UnixMillis) -> Option<Task> {
         self.expire(now);
@@ -209,10 +245,8 @@ impl Joining {
             self.hour_at = now + CHECK;
             self.ask_anew(now);
         }
-        if now >= self.check_at && !self.checking && self.views.networks() > 0 {
-            self.checking = true;
-            self.check_at = now + CHECK;
-            return Some(Task::Check);
+        if let Some(task) = self.poll_check(now, wall) {
+            return Some(task);
         }
         if let Some(lead) = self.next_lead(now) {
             return Some(Task::Dial(lead));
@@ -248,11 +282,15 @@ impl Joining {
     /// A lead was dialled and authenticated as `node`; at `address`, if that was one and no name.
     pub fn reached(&mut self, id: LeadId, node: NodeKey, address: Option<Address>, now: Instant, wall: UnixMillis) {
         self.alone = false;
+        self.check_reached(id, Some(node));
         let Some(path) = self.leads.iter_mut().find(|path| path.lead.id == id) else { return };
         // Names of the configuration stand for themselves.
         let named = u64::from(id.0) | 1 << 63;
         let network = address.map(|address| Network::of(address.ip)).or(path.network);
-        let network = network.unwrap_or(Network { subnet: named, wide: named, system: named });
+        let network = match path.lead.source {
+            Source::Dns => LISTED,
+            _ => network.unwrap_or(Network { subnet: named, wide: named, system: named }),
+        };
         (path.busy_until, path.up, path.pause) = (None, true, AGAIN);
         (path.node, path.network) = (Some(node), Some(network));
         let feeler = path.feeler;
@@ -260,6 +298,9 @@ impl Joining {
         let mut addresses: Vec<Address> = address.into_iter().collect();
         addresses.extend(path.lead.addresses.iter().filter(|other| address != Some(**other)));
         self.cache.reached(node, &addresses, wall);
+        if lan {
+            self.cache.found_near(&node);
+        }
         if feeler {
             self.leads.retain(|path| path.lead.id != id);
             return;
@@ -276,11 +317,14 @@ impl Joining {
 
     /// A lead could not be reached.
     pub fn unreached(&mut self, id: LeadId, now: Instant) {
+        self.check_reached(id, None);
         let Some(path) = self.leads.iter_mut().find(|path| path.lead.id == id) else { return };
+        let settled = !self.alone && self.standing == Standing::Joined;
+        let most = if path.lead.source == Source::Contact && settled { CONTACT_AGAIN_MOST } else { AGAIN_MOST };
         path.busy_until = None;
         path.up = false;
         path.again_at = now + path.pause;
-        path.pause = (path.pause * 2).min(AGAIN_MOST);
+        path.pause = (path.pause * 2).min(most);
         let node = path.node;
         if path.feeler {
             self.leads.retain(|path| path.lead.id != id);
@@ -314,18 +358,6 @@ impl Joining {
         }
     }
 
-    /// Of `asked` records that were there before, `found` are. None asked says nothing.
-    pub fn checked(&mut self, found: usize, asked: usize, now: Instant) {
-        self.checking = false;
-        if asked > 0 {
-            self.missed_checks = if found == 0 { self.missed_checks.saturating_add(1) } else { 0 };
-            if self.missed_checks > 0 {
-                self.check_at = now + CHECK_AGAIN;
-            }
-        }
-        self.judge(now);
-    }
-
     pub fn standing(&self) -> Standing {
         self.standing
     }
@@ -333,6 +365,11 @@ impl Joining {
     /// Nodes of the overlay by the views that are believed; to be given to the next session.
     pub fn nodes(&self) -> f64 {
         self.nodes_before
+    }
+
+    /// Users that were called, to be remembered across restarts too; told of each call that was put through.
+    pub fn contacts(&mut self) -> &mut Contacts {
+        &mut self.contacts
     }
 
     /// What is remembered across restarts; also told of peers that this node reached or heard of otherwise.

@@ -66,6 +66,8 @@ pub(super) struct Actor {
     pub(super) overlay: OverlayId,
     pub(super) scope: AddressScope,
     pub(super) joining: super::joining::WayIn,
+    /// Bootstrap nodes that the DNS names.
+    pub(super) lists: mpsc::Receiver<listed::Listed>,
     pub(super) promotion: Promotion,
     pub(super) flapping: Flapping,
     pub(super) bootstrap: Vec<(Multiaddr, Option<PeerId>)>,
@@ -145,6 +147,7 @@ impl Actor {
                     Err(_) => self.unread.clear(),
                 },
                 Some(records) = self.loaded.recv() => self.load(records),
+                Some(listed) = self.lists.recv() => self.listed(listed),
                 Some(minted) = self.minted.recv() => self.minted(minted),
                 Some(audited) = self.answers_to_audits.recv() => self.audited(audited),
                 event = self.swarm.select_next_some() => self.swarm_event(event),
@@ -246,6 +249,10 @@ impl Actor {
     pub(super) fn link_event(&mut self, event: link::Event) {
         match event {
             link::Event::LinkUp { link, local, remote, outbound, local_ip, remote_ip } => {
+                // Whom our users call, not who calls them: strangers choose no way in for us.
+                if outbound {
+                    self.called(remote.id, remote.node, UnixMillis::now());
+                }
                 self.tell(OverlayEvent::LinkUp { link, local, remote, outbound, local_ip, remote_ip });
                 if let Some(reply) = self.connecting.remove(&link) {
                     let _ = reply.send(Ok(link));

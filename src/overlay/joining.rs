@@ -1,16 +1,14 @@
 //! The way in, as `dht::Joining` says it: leads are dialled, searches made through them, records checked; and what the
 //! next session is to know is kept: the cache of peers, the overlay's size, the time that this node was up.
 
+use super::NodeSecret;
 use super::actor::Actor;
 use super::address::{ip_of, node_of, peer_named, to_multiaddr, to_plain};
-use super::lookup::Lookup;
-use super::operations::Operation;
-use super::{LookupEvent, NodeSecret};
+use super::checking::Check;
 use crate::clock::UnixMillis;
-use crate::dht::{Card, Joining, Lead, LeadId, Network, PeerCache, Source, Standing, Task, Uptime};
+use crate::dht::{Card, Contacts, Joining, Lead, LeadId, Network, PeerCache, Source, Standing, Task, Uptime};
 use crate::identity::NodeKey;
 use crate::reachability::Address;
-use crate::record;
 use crate::store::{Row, Store, StoreError, Table};
 use crate::uri::IdHash;
 use crate::wire::{AddressScope, is_global};
@@ -22,21 +20,17 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
 /// A lead's card is waited for this long before the search through it is given up.
-const CARD: Duration = Duration::from_secs(5);
+pub(super) const CARD: Duration = Duration::from_secs(5);
 
-/// Users that were found and are looked up again to see whether they still are; so many in one check.
+/// Users that were found and may be looked up again to see whether they still are.
 const MAX_FOUND: usize = 16;
-const CHECKED: usize = 3;
 
-/// Events of a check's lookup.
-const EVENTS: usize = 16;
-
-/// Rows of [`Table::Peers`] that are no peers.
+/// Rows of [`Table::Peers`] that are no peers; of a contact with the user's 22 bytes after it.
 const NODES: &[u8] = b"nodes";
 const UPTIME: &[u8] = b"uptime";
+const CONTACT: &[u8] = b"contact";
 
 /// The way in and what it waits for.
 pub(super) struct WayIn {
@@ -45,16 +39,9 @@ pub(super) struct WayIn {
     /// Whom to search through once its card is here.
     looks: Vec<(NodeKey, Instant)>,
     /// Users that were found, the latest last.
-    found: VecDeque<IdHash>,
-    check: Option<Check>,
+    pub(super) found: VecDeque<IdHash>,
+    pub(super) check: Option<Check>,
     told: Standing,
-}
-
-/// Lookups of users that were found before.
-struct Check {
-    running: Vec<mpsc::Receiver<LookupEvent>>,
-    asked: usize,
-    found: usize,
 }
 
 impl WayIn {
@@ -93,6 +80,12 @@ pub(super) fn restore(
         let plain: Vec<Address> = to_plain(address).into_iter().collect();
         engine.add_lead(Source::Bootstrap, node, &plain, ip_of(address), index, now);
     }
+    let contact = |(key, row): &'_ (Vec<u8>, Vec<u8>)| {
+        let user = key.strip_prefix(CONTACT)?.try_into().ok()?;
+        Some((IdHash(user), row.clone()))
+    };
+    let contacts: Vec<(IdHash, Vec<u8>)> = rows.iter().filter_map(contact).collect();
+    engine.know(Contacts::from_rows(contacts.iter().map(|(user, row)| (*user, row.as_slice()))), now);
     let way_in = WayIn {
         engine,
         dials: HashMap::new(),
@@ -115,7 +108,7 @@ impl Actor {
             match task {
                 Task::Dial(lead) | Task::Feeler(lead) => self.follow(lead, now, wall),
                 Task::Look(node) => self.joining.looks.push((node, now)),
-                Task::Check => self.check(now),
+                Task::Check(through) => self.check(through, now),
             }
         }
         self.look(now);
@@ -144,7 +137,10 @@ impl Actor {
             Some((address, _)) => vec![address],
             None => lead.addresses.iter().map(to_multiaddr).collect(),
         };
-        addresses.iter().for_each(|address| self.dialling.free(address));
+        // A list in the DNS is hearsay: it leads to no private network, and is not dialled without bound.
+        let hearsay = lead.source == Source::Dns;
+        let addresses: Vec<Multiaddr> = addresses.into_iter().filter(|a| !hearsay || self.may_dial(a)).collect();
+        addresses.iter().filter(|_| !hearsay).for_each(|address| self.dialling.free(address));
         let opts = match (peer, addresses.first()) {
             (Some(peer), _) if peer != self.here => {
                 let condition = PeerCondition::DisconnectedAndNotDialing;
@@ -209,6 +205,13 @@ impl Actor {
         }
     }
 
+    /// A user of this node called `user`, who proved to be there: at an address that this node dialled, if it did.
+    pub(super) fn called(&mut self, user: IdHash, node: NodeKey, wall: UnixMillis) {
+        let dialled = peer_named(&node).and_then(|peer| self.peers.dialled_at(&peer)).and_then(to_plain);
+        let addresses: Vec<Address> = dialled.into_iter().collect();
+        self.joining.engine.contacts().met(user, node, &addresses, wall);
+    }
+
     /// A search through one node ended.
     pub(super) fn looked(&mut self, through: &NodeKey, mut answered: Vec<Arc<Card>>, now: Instant) {
         answered.sort_by_key(|card| card.position.distance(&self.position));
@@ -222,46 +225,6 @@ impl Actor {
         };
         let nearest: Vec<NodeKey> = answered.iter().map(|card| card.node).collect();
         self.joining.engine.looked(*through, &nearest, nodes, now);
-    }
-
-    /// Looks up some users that were found before.
-    fn check(&mut self, now: Instant) {
-        let some: Vec<IdHash> = self.joining.found.iter().rev().take(CHECKED).copied().collect();
-        let mut check = Check { running: Vec::new(), asked: some.len(), found: 0 };
-        for who in some {
-            let (events, receiver) = mpsc::channel(EVENTS);
-            let keys = record::replica_keys(&self.overlay, &who);
-            self.enqueue(Operation::Lookup(Box::new(Lookup::new(who, keys, events, now))));
-            check.running.push(receiver);
-        }
-        self.joining.check = Some(check);
-    }
-
-    fn check_round(&mut self, now: Instant) {
-        let Some(check) = &mut self.joining.check else { return };
-        check.running.retain_mut(|events| {
-            loop {
-                match events.try_recv() {
-                    Ok(LookupEvent::Done(report)) => {
-                        // A copy of our own proves nothing: somebody else must hold it.
-                        check.found += usize::from(!report.holders.is_empty());
-                        return false;
-                    }
-                    Ok(LookupEvent::Found(_)) => {}
-                    Err(mpsc::error::TryRecvError::Empty) => return true,
-                    Err(mpsc::error::TryRecvError::Disconnected) => {
-                        // Turned away, which says nothing.
-                        check.asked -= 1;
-                        return false;
-                    }
-                }
-            }
-        });
-        if check.running.is_empty() {
-            let (found, asked) = (check.found, check.asked);
-            self.joining.check = None;
-            self.joining.engine.checked(found, asked, now);
-        }
     }
 
     /// A server answered: what the next session is to know.
@@ -300,6 +263,8 @@ impl Actor {
             engine.cache().set_anchors(&oldest);
         }
         let mut rows: Vec<Row> = engine.cache().rows().into_iter().map(|(node, row)| (node.0.to_vec(), row)).collect();
+        let contacts = engine.contacts().rows();
+        rows.extend(contacts.into_iter().map(|(user, row)| ([CONTACT, &user.0].concat(), row)));
         rows.push((NODES.to_vec(), engine.nodes().to_be_bytes().to_vec()));
         rows.push((UPTIME.to_vec(), self.promotion.uptime().encode()));
         rows

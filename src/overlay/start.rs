@@ -54,6 +54,7 @@ impl Overlay {
     ) -> Result<(Overlay, mpsc::Receiver<OverlayEvent>), StartError> {
         let listen = parse_all(&config.listen)?;
         let bootstrap: Vec<_> = parse_all(&config.bootstrap)?.into_iter().map(address::split_peer).collect();
+        let (bootstrap, lists) = listed::watch(bootstrap);
         let external = parse_all(&config.external)?;
         let key =
             Keypair::ed25519_from_bytes(config.secret.to_bytes()).map_err(|e| StartError::Other(e.to_string()))?;
@@ -106,6 +107,7 @@ impl Overlay {
             overlay: config.overlay,
             scope: config.scope,
             joining,
+            lists,
             promotion,
             flapping: Default::default(),
             bootstrap,

@@ -24,7 +24,7 @@ const MAX_FAILURES: u8 = 3;
 const STALE_MS: u64 = 30 * 86_400_000;
 
 /// Addresses of a peer.
-const MAX_ADDRESSES: usize = 4;
+pub(super) const MAX_ADDRESSES: usize = 4;
 
 /// Peers dialled first after a restart.
 pub const ANCHORS: usize = 4;
@@ -35,6 +35,7 @@ const EARLIEST: UnixMillis = UnixMillis(1_767_225_600_000);
 const VERSION: u8 = 0xb1;
 const ANCHOR: u8 = 1;
 const IN_TRIED: u8 = 2;
+const NEAR: u8 = 4;
 
 /// A peer of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Remembered {
     pub days: u8,
     /// Among the longest connected of the last session.
     pub anchor: bool,
+    /// Found in the local network: no evidence of the overlay beyond, after a restart either.
+    pub near: bool,
     failures: u8,
     tried: bool,
     bucket: u64,
@@ -72,7 +75,7 @@ impl Remembered {
         told.then_some(self.first_seen)
     }
 
-    fn is_worn(&self, now: UnixMillis) -> bool {
+    pub(super) fn is_worn(&self, now: UnixMillis) -> bool {
         self.failures >= MAX_FAILURES || now.0.saturating_sub(self.last_seen.0.max(self.first_seen.0)) > STALE_MS
     }
 }
@@ -147,6 +150,13 @@ impl PeerCache {
         let mut peer = Remembered::heard(node, now);
         peer.addresses = addresses.iter().take(MAX_ADDRESSES).copied().collect();
         self.put(peer, false, from, now);
+    }
+
+    /// A peer was found in the local network.
+    pub fn found_near(&mut self, node: &NodeKey) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.near = true;
+        }
     }
 
     /// A dial failed.
@@ -247,6 +257,7 @@ impl Remembered {
             last_seen: UnixMillis(0),
             days: 0,
             anchor: false,
+            near: false,
             failures: 0,
             tried: false,
             bucket: 0,
@@ -257,11 +268,37 @@ impl Remembered {
 /// A row: version, flags, days, failures, first and last seen (milliseconds, big-endian), then addresses: transport
 /// (1 QUIC, 2 TCP), length of the IP address (4 or 16), IP address, port.
 fn encode(peer: &Remembered) -> Vec<u8> {
-    let flags = (u8::from(peer.anchor) * ANCHOR) | (u8::from(peer.tried) * IN_TRIED);
+    let flags = (u8::from(peer.anchor) * ANCHOR) | (u8::from(peer.tried) * IN_TRIED) | (u8::from(peer.near) * NEAR);
     let mut row = vec![VERSION, flags, peer.days, peer.failures];
     row.extend(peer.first_seen.0.to_be_bytes());
     row.extend(peer.last_seen.0.to_be_bytes());
-    for address in &peer.addresses {
+    write_addresses(&mut row, &peer.addresses);
+    row
+}
+
+fn decode(node: NodeKey, row: &[u8]) -> Option<Remembered> {
+    let ([VERSION, flags, days, failures], rest) = row.split_first_chunk::<4>()? else { return None };
+    let (first_seen, rest) = rest.split_first_chunk::<8>()?;
+    let (last_seen, rest) = rest.split_first_chunk::<8>()?;
+    let addresses = read_addresses(rest)?;
+    let fits = (1..=MAX_ADDRESSES).contains(&addresses.len());
+    fits.then_some(Remembered {
+        node,
+        addresses,
+        first_seen: UnixMillis(u64::from_be_bytes(*first_seen)),
+        last_seen: UnixMillis(u64::from_be_bytes(*last_seen)),
+        days: *days,
+        anchor: flags & ANCHOR != 0,
+        near: flags & NEAR != 0,
+        failures: *failures,
+        tried: flags & IN_TRIED != 0,
+        bucket: 0,
+    })
+}
+
+/// Each: transport (1 QUIC, 2 TCP), length of the IP address (4 or 16), IP address, port.
+pub(super) fn write_addresses(row: &mut Vec<u8>, addresses: &[Address]) {
+    for address in addresses {
         row.push(match address.transport {
             Transport::Quic => 1,
             Transport::Tcp => 2,
@@ -278,13 +315,10 @@ fn encode(peer: &Remembered) -> Vec<u8> {
         }
         row.extend(address.port.to_be_bytes());
     }
-    row
 }
 
-fn decode(node: NodeKey, row: &[u8]) -> Option<Remembered> {
-    let ([VERSION, flags, days, failures], rest) = row.split_first_chunk::<4>()? else { return None };
-    let (first_seen, rest) = rest.split_first_chunk::<8>()?;
-    let (last_seen, mut rest) = rest.split_first_chunk::<8>()?;
+/// Reads what [`write_addresses`] wrote; nothing may be left over.
+pub(super) fn read_addresses(mut rest: &[u8]) -> Option<Vec<Address>> {
     let mut addresses = Vec::new();
     while let Some(([transport, length], tail)) = rest.split_first_chunk::<2>() {
         let (ip, tail) = tail.split_at_checked(usize::from(*length))?;
@@ -299,18 +333,7 @@ fn decode(node: NodeKey, row: &[u8]) -> Option<Remembered> {
         addresses.push(Address { ip, transport, port: u16::from_be_bytes(*port) });
         rest = tail;
     }
-    let fits = (1..=MAX_ADDRESSES).contains(&addresses.len()) && rest.is_empty();
-    fits.then_some(Remembered {
-        node,
-        addresses,
-        first_seen: UnixMillis(u64::from_be_bytes(*first_seen)),
-        last_seen: UnixMillis(u64::from_be_bytes(*last_seen)),
-        days: *days,
-        anchor: flags & ANCHOR != 0,
-        failures: *failures,
-        tried: flags & IN_TRIED != 0,
-        bucket: 0,
-    })
+    rest.is_empty().then_some(addresses)
 }
 
 #[cfg(test)]

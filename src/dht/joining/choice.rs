@@ -21,7 +21,10 @@ impl Joining {
         for path in
             self.leads.iter().filter(|path| path.lead.source != Source::Lan && !path.feeler && (path.recent || path.up))
         {
+            // A contact's node that shows nothing, as it serves nobody, is none that should have.
+            let viewed = || path.node.is_some_and(|node| self.views.iter().any(|view| view.through == node));
             match path.network {
+                _ if path.lead.source == Source::Contact && !viewed() => {}
                 Some(network) => _ = systems.insert(network.system),
                 None => unknown += 1,
             }
@@ -68,16 +71,46 @@ impl Joining {
         Some(path.lead.clone())
     }
 
+    /// The views of sources beyond the local network.
+    fn wide(&self) -> Views {
+        let mut wide = Views::default();
+        for view in self.views.iter().filter(|view| !self.lan.contains(&view.through)) {
+            wide.add(view.clone());
+        }
+        wide
+    }
+
+    /// Networks beyond the local one whose sources agree. What agrees less than three independent networks may be one
+    /// liar's: that cannot be found out, and is said.
+    pub fn confirmed_by(&self) -> usize {
+        self.wide().verdict().agree
+    }
+
+    /// How this node stands to the overlay, in words for who reads the status.
+    pub fn words(&self) -> String {
+        let standing = self.standing;
+        match (standing, self.confirmed_by()) {
+            (Standing::Joined, 0) => "joined in the local network; no node beyond it is known".into(),
+            (Standing::Joined, 1) => {
+                "joined through one network only: nobody independent confirms that this is the whole overlay".into()
+            }
+            (Standing::Joined, agree) if agree < NEEDED => {
+                format!(
+                    "joined through {agree} networks only: fewer than {NEEDED} confirm that this is the whole overlay"
+                )
+            }
+            (Standing::Joined, agree) => format!("joined: sources in {agree} networks agree"),
+            (Standing::Alone | Standing::Joining | Standing::PossiblyIsolated(_), _) => standing.to_string(),
+        }
+    }
+
     pub(super) fn doubt(&self) -> Option<Doubt> {
         let known = self.known_networks();
         let (needed, lan_only) = (known.min(NEEDED), known == 0);
         if self.leads.is_empty() || (lan_only && self.views.networks() > 0) {
             return None;
         }
-        let mut wide = Views::default();
-        for view in self.views.iter().filter(|view| !self.lan.contains(&view.through)) {
-            wide.add(view.clone());
-        }
+        let wide = self.wide();
         if self.views.networks() == 0 {
             return Some(Doubt::NobodyAnswers);
         }
@@ -97,6 +130,6 @@ impl Joining {
         if self.nodes_before >= LARGE && wide.nodes().is_some_and(|nodes| nodes * SHRUNK < self.nodes_before) {
             return Some(Doubt::Shrunk);
         }
-        (self.missed_checks >= 2).then_some(Doubt::RecordsGone)
+        (self.missed_checks >= MISSED).then_some(Doubt::RecordsGone)
     }
 }

@@ -14,7 +14,7 @@ pub enum Source {
     Contact,
     /// Of the charter, or the configuration.
     Bootstrap,
-    /// A signed list of the overlay's domain.
+    /// A list of a domain, unsigned: however many it names, they count as one network.
     Dns,
     /// Found in the local network: never evidence of the overlay beyond.
     Lan,
@@ -48,8 +48,9 @@ pub enum Task {
     /// Search for the own position, beginning at this node alone; then [`super::Joining::looked`]. What is found goes into the
     /// table.
     Look(NodeKey),
-    /// Look up records that were there before, own ones and contacts'; then [`super::Joining::checked`].
-    Check,
+    /// Look up records that were there before, own ones and those of [`super::Contacts::some`], by a way that begins at
+    /// this node alone, or anywhere; then [`super::Joining::checked`].
+    Check(Option<NodeKey>),
 }
 
 /// How this node stands to the overlay.
@@ -84,11 +85,15 @@ pub enum Doubt {
 impl std::fmt::Display for Doubt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Doubt::NobodyAnswers => "none of the known nodes answers",
-            Doubt::FewNetworks => "nodes answer from fewer networks than are known",
-            Doubt::SourcesDisagree => "the known nodes show different overlays",
-            Doubt::Shrunk => "the overlay is far smaller than it was",
-            Doubt::RecordsGone => "records that were there before are not found",
+            Doubt::NobodyAnswers => "none of the known nodes answers: is there a way to the Internet?",
+            Doubt::FewNetworks => {
+                "nodes answer from fewer networks than are known: what they show may not be the overlay"
+            }
+            Doubt::SourcesDisagree => {
+                "the known nodes show different overlays: some of them lie, or the overlay is in parts"
+            }
+            Doubt::Shrunk => "the overlay is far smaller than it was: somebody may show a part, or a copy, of it",
+            Doubt::RecordsGone => "none of the people who were found before is found now",
         })
     }
 }
@@ -96,8 +101,8 @@ impl std::fmt::Display for Doubt {
 impl std::fmt::Display for Standing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Standing::Alone => f.write_str("alone"),
-            Standing::Joining => f.write_str("joining"),
+            Standing::Alone => f.write_str("alone: no other node is known; name one with --bootstrap"),
+            Standing::Joining => f.write_str("joining: looking for the overlay"),
             Standing::Joined => f.write_str("joined"),
             Standing::PossiblyIsolated(doubt) => write!(f, "possibly isolated: {doubt}"),
         }

@@ -124,7 +124,7 @@ impl World {
                         let (nearest, size) = self.search(&node);
                         joining.looked(node, &nearest, size, self.now);
                     }
-                    Task::Check => joining.checked(if self.records { 3 } else { 0 }, 3, self.now),
+                    Task::Check(_) => joining.checked(if self.records { 3 } else { 0 }, 3, self.now),
                 }
             }
             let next = joining.poll_timeout().unwrap().max(self.now + Duration::from_millis(100));
@@ -220,6 +220,98 @@ fn an_overlay_that_cannot_be_reached_is_told_and_found_again() {
     }
     world.run(&mut joining, AGAIN_MOST);
     assert_eq!(joining.standing(), Standing::Joined);
+}
+
+/// A list in the DNS is unsigned: eight nodes in eight networks are one source.
+#[test]
+fn a_list_of_a_domain_counts_once() {
+    let mut world = World::new(500, 500, 256, 11);
+    let mut joining = fresh(&world);
+    for _ in 0..8 {
+        let node = world.some(false);
+        world.lead(&mut joining, Source::Dns, &node);
+    }
+    world.run(&mut joining, Duration::from_secs(600));
+    assert_eq!((joining.standing(), joining.confirmed_by()), (Standing::Joined, 1));
+    assert!(joining.words().contains("nobody independent"), "{}", joining.words());
+    // Three that were configured outvote it.
+    for _ in 0..3 {
+        let node = world.some(true);
+        world.lead(&mut joining, Source::Bootstrap, &node);
+    }
+    world.run(&mut joining, Duration::from_secs(600));
+    assert_eq!((joining.standing(), joining.confirmed_by()), (Standing::Joined, 3));
+}
+
+#[test]
+fn a_neighbour_of_the_local_network_is_one_after_a_restart() {
+    let mut world = World::new(5, 0, 1, 12);
+    let mut joining = fresh(&world);
+    let other = world.some(true);
+    world.lead(&mut joining, Source::Lan, &other);
+    world.run(&mut joining, Duration::from_secs(60));
+    let rows = joining.cache().rows();
+    let cache = PeerCache::from_rows([1; 32], rows.iter().map(|(node, row)| (*node, row.as_slice())));
+    let mut again = Joining::new(cache, 0.0, 8, world.now, world.wall());
+    world.run(&mut again, Duration::from_secs(60));
+    assert_eq!((again.standing(), again.confirmed_by()), (Standing::Joined, 0));
+    assert!(again.words().contains("local network"), "{}", again.words());
+}
+
+/// People who were called lead in, and do not have to serve.
+#[test]
+fn contacts_lead_in_and_their_absence_is_no_evidence() {
+    let mut world = World::new(200, 0, 1, 13);
+    let (friend, away) = (world.some(true), world.some(true));
+    let mut book = Contacts::default();
+    for (n, node) in [(1, &friend), (2, &away)] {
+        book.met(crate::uri::IdHash([n; 22]), node.card.node, &node.card.addresses, WALL);
+    }
+    world.nodes.get_mut(&away.card.node).unwrap().alive = false;
+    let mut joining = fresh(&world);
+    joining.know(book, world.now);
+    world.run(&mut joining, Duration::from_secs(600));
+    assert_eq!((joining.standing(), joining.confirmed_by()), (Standing::Joined, 1));
+}
+
+/// The check begins at a peer of the tried table, and another one when that is gone.
+#[test]
+fn checks_begin_at_a_peer_that_was_reached_before() {
+    let mut world = World::new(300, 0, 1, 14);
+    let mut joining = fresh(&world);
+    let lead = world.some(true);
+    world.lead(&mut joining, Source::Bootstrap, &lead);
+    world.run(&mut joining, Duration::from_secs(10));
+    for _ in 0..40 {
+        let node = world.some(true);
+        joining.cache().reached(node.card.node, &node.card.addresses, WALL);
+    }
+    let mut begun = HashSet::new();
+    for hour in 0..30 {
+        let now = world.now + Duration::from_secs(3_600 * (hour + 1));
+        // Every other hour the first that is dialled is gone.
+        let (mut checks, mut gone) = (0, hour % 2);
+        while let Some(task) = joining.poll(now, world.wall()) {
+            match task {
+                Task::Check(through) => {
+                    checks += 1;
+                    begun.insert(through.expect("there are tried peers"));
+                    joining.checked(1, 1, now);
+                }
+                Task::Dial(lead) if lead.source == Source::New && gone > 0 => {
+                    gone -= 1;
+                    joining.unreached(lead.id, now);
+                }
+                Task::Dial(lead) | Task::Feeler(lead) => {
+                    let node = lead.node.unwrap();
+                    joining.reached(lead.id, node, lead.addresses.first().copied(), now, world.wall());
+                }
+                Task::Look(node) => joining.looked(node, &[node], 300.0, now),
+            }
+        }
+        assert_eq!(checks, 1, "{hour}");
+    }
+    assert!(begun.len() > 8, "{}", begun.len());
 }
 
 /// Runs of each case of E4: one, or four with `PEERLINE_FULL=1`, and then up to eight poisoned sources in all steps.
