@@ -171,7 +171,13 @@ impl Actor {
     ) {
         let Some(lead) = self.joining.dials.remove(&connection) else { return };
         match node_of(&peer) {
-            Some(node) => self.joining.engine.reached(lead, node, to_plain(address), now, wall),
+            Some(node) => {
+                self.joining.engine.reached(lead, node, to_plain(address), now, wall);
+                if self.table.get(&node).is_none() && !self.ledger.shuns(&peer, now) {
+                    // Without waiting for it to say what it speaks: a caller may wait for the first server.
+                    self.ask_for_card(peer);
+                }
+            }
             None => self.joining.engine.unreached(lead, now),
         }
     }

@@ -9,8 +9,10 @@ use crate::uri::IdHash;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// How long a node that knows nobody yet waits for its first peer.
+/// How long a node that knows nobody yet waits for its first peer, and for the first server when somebody is connected or
+/// being dialled: a person who calls one second after the start rather waits than is told that there is no overlay.
 const FIRST_PEER: Duration = Duration::from_secs(2);
+const FIRST_SERVER: Duration = Duration::from_secs(6);
 
 pub(super) struct Lookup {
     pub(super) who: IdHash,
@@ -30,9 +32,9 @@ impl Lookup {
         Self { who, keys, engine: None, started: now, first_valid: None, events, untold: None, done: false }
     }
 
-    /// With nobody to ask: whether somebody may still come.
-    pub(super) fn waits(&self, now: Instant) -> bool {
-        now < self.started + FIRST_PEER
+    /// With nobody to ask: whether somebody may still come. `hopeful`: a peer is there, or on its way.
+    pub(super) fn waits(&self, hopeful: bool, now: Instant) -> bool {
+        now < self.started + if hopeful { FIRST_SERVER } else { FIRST_PEER }
     }
 
     pub(super) fn begin(
@@ -87,7 +89,8 @@ impl Lookup {
     pub(super) fn timeout(&self) -> Option<Instant> {
         match &self.engine {
             Some(engine) => engine.poll_timeout(),
-            None => Some(self.started + FIRST_PEER),
+            // Before that it is looked at whenever others are.
+            None => Some(self.started + FIRST_SERVER),
         }
     }
 

@@ -173,7 +173,7 @@ impl Actor {
             self.evict(&peer);
         }
         let Some(from) = self.inbound.get(&connection).and_then(ip_of) else { return };
-        if !serves && !self.upkeep.is_small() {
+        if !serves && !self.upkeep.is_small_and_drawn() {
             return;
         }
         // Only at the address that it comes from: nobody sends us to a third party.

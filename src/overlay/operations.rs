@@ -36,8 +36,13 @@ pub(super) struct Tour {
     walk: Walk,
     /// The region's radius; only where nobody else could know the place before.
     measures: Option<f64>,
+    /// Only those are asked whom the table does not know, beside the few that it begins with.
+    explores: bool,
     look: Option<Look>,
 }
+
+/// Seeds near and at random of a walk that explores: those who come last have told everybody of themselves.
+const EXPLORERS: usize = 6;
 
 /// A search for the own position through one node alone.
 pub(super) struct Look {
@@ -91,13 +96,24 @@ impl Actor {
         self.enqueue(Operation::Lookup(Box::new(Lookup::new(who, keys, events, now))));
     }
 
+    /// Most nodes of the overlay are in the table.
+    fn knows_most(&self) -> bool {
+        self.table.len() * 5 >= self.upkeep.estimate * 3
+    }
+
     /// Looks who is around a position; what answers enters the table. `measures`: the place is a random one.
     pub(super) fn walk(&mut self, target: Position, measures: bool, now: Instant) {
         let (salt, radius) = (self.salt(), self.table.estimate().region());
-        let seeds = self.seeds(&target, salt, now);
+        let mut seeds = self.seeds(&target, salt, now);
+        let explores = self.knows_most();
+        if explores {
+            // Everybody would be asked who everybody is, by everybody, again and again.
+            seeds.near.truncate(EXPLORERS);
+            seeds.random.truncate(EXPLORERS);
+        }
         let walk = Walk::new(target, seeds, radius, WalkConfig::default(), salt, now);
-        let measures = measures.then_some(radius);
-        self.enqueue(Operation::Walk(Box::new(Tour { target, walk, measures, look: None })));
+        let measures = (measures && !explores).then_some(radius);
+        self.enqueue(Operation::Walk(Box::new(Tour { target, walk, measures, explores, look: None })));
     }
 
     /// Looks who is around this node, beginning at one node alone.
@@ -106,7 +122,7 @@ impl Actor {
         let look = Look { through: card.node, asked: HashMap::new(), answered: Vec::new() };
         let seeds = Seeds { near: vec![card], random: Vec::new() };
         let walk = Walk::new(self.position, seeds, radius, LOOK, salt, now);
-        let tour = Tour { target: self.position, walk, measures: None, look: Some(look) };
+        let tour = Tour { target: self.position, walk, measures: None, explores: false, look: Some(look) };
         self.enqueue(Operation::Walk(Box::new(tour)));
     }
 
@@ -177,7 +193,11 @@ impl Actor {
                 (None, _) => {}
             },
             (Operation::Walk(tour), Asker::Step(_, step)) => match outcome {
-                Ok(Answer::Found { peers, .. }) => {
+                Ok(Answer::Found { mut peers, .. }) => {
+                    if tour.explores {
+                        let same = |card: &Card, known: &Card| known.addresses == card.addresses;
+                        peers.retain(|card| self.table.get(&card.node).is_none_or(|known| !same(card, known)));
+                    }
                     if let Some(look) = &mut tour.look {
                         look.answered.extend(look.asked.remove(&step));
                     }
@@ -222,7 +242,9 @@ impl Actor {
         match operation {
             Operation::Lookup(lookup) if lookup.engine.is_none() => {
                 let local = lookup.keys.iter().find_map(|key| self.held_now(key));
-                if servers == 0 && local.is_none() && lookup.waits(now) {
+                let counters = self.swarm.network_info().connection_counters().clone();
+                let hopeful = counters.num_established() + counters.num_pending_outgoing() > 0;
+                if servers == 0 && local.is_none() && lookup.waits(hopeful, now) {
                     return;
                 }
                 let (salt, radius) = (self.salt(), self.table.estimate().region());

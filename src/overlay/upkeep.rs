@@ -34,6 +34,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// Overlays below this dial everybody back, so that all may serve, and bear it that nodes come and go.
 const SMALL: usize = 200;
 
+/// Nodes that dial a client back, on average, when all meet it: three networks are to see that it can be reached.
+const DIALLED_BACK: usize = 12;
+
 /// A dial-back's connection is closed when the far end has had this long to see it.
 const FEELER_LIFE: Duration = Duration::from_secs(2);
 
@@ -76,6 +79,13 @@ impl Upkeep {
 
     pub(super) fn is_small(&self) -> bool {
         self.estimate < SMALL
+    }
+
+    /// Whether this node is one of those who dial a client back that may want to serve, so that some do and not all: it
+    /// meets everybody in a small overlay.
+    pub(super) fn is_small_and_drawn(&self) -> bool {
+        let [lot] = crate::identity::random();
+        self.is_small() && usize::from(u8::from_be_bytes([lot])) * self.estimate < DIALLED_BACK * 256
     }
 }
 
@@ -145,9 +155,9 @@ impl Actor {
         let most = if self.table.len() < FEW { WALK_FEW } else { WALK_MOST };
         let pause = self.upkeep.walk_pause.min(most);
         self.upkeep.walk_at = Some(now + pause);
-        // While many come, more may.
+        // While others come, more may: a walk that explores costs little.
         let knew = std::mem::replace(&mut self.upkeep.walk_knew, self.table.len());
-        let slower = self.table.len() < knew + knew / 4 + 1;
+        let slower = self.table.len() <= knew + if self.table.len() < EVERYBODY { 0 } else { knew / 4 };
         self.upkeep.walk_pause = if slower { (pause * 2).min(most) } else { pause };
     }
 
