@@ -55,7 +55,7 @@ pub(super) struct Pending {
     pub(super) asker: Asker,
     to: NodeKey,
     /// `None`: not known yet.
-    card: Option<Arc<Card>>,
+    pub(super) card: Option<Arc<Card>>,
     pub(super) question: Question,
     /// A stamp was made for this one: no second one is.
     pub(super) paid: bool,

@@ -88,7 +88,7 @@ impl Overlay {
         let position = Position::of_node(&node);
         let mut table = crate::dht::Table::new(position);
         table.set_pace(if server { Pace::Server } else { Pace::Client });
-        let (paying, minted) = paying::Paying::new();
+        let (paying, minted) = paying::Paying::new(now);
         let (joining, uptime) = joining::restore(&config.secret, &bootstrap, &store, now);
         let promotion = Promotion::new(config.server, uptime, now);
         let (auditing, answers_to_audits) = auditing::Auditing::new(auditing::Line {
