@@ -32,7 +32,7 @@ mod walk;
 
 pub use audit::{Audit, Audits};
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
-pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Why, Write};
+pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Unread, Why, Write};
 pub use joining::{ANCHORS, Contacts, Doubt, Joining, Lead, LeadId, PeerCache, Remembered, Source, Standing, Task};
 pub use lookup::{Lookup, Outcome, Progress};
 pub use message::{

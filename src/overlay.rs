@@ -25,6 +25,7 @@ mod behaviour;
 mod cards;
 mod checking;
 mod dialling;
+mod disk;
 mod exchange;
 mod gate;
 mod intake;

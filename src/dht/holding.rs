@@ -22,7 +22,7 @@ mod row;
 mod shares;
 
 pub use repair::Repair;
-pub use row::Row;
+pub use row::{Row, Unread};
 
 use super::stamp::Stamp;
 use super::{Network, Position, REGION, Stored};
@@ -33,10 +33,11 @@ use bytes::Bytes;
 use pace::{Pace, Rhythm};
 use room::Quotas;
 use shares::{Share, Shares};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-/// Writes that wait for the store at most; more are dropped, as the publisher's refresh brings them again.
-const MAX_WRITES: usize = 4_096;
+/// Records whose row is behind, at most; beyond, what came is not written, as its publisher's refresh brings it again,
+/// while what has gone is, for once as many.
+const MAX_BEHIND: usize = 65_536;
 
 /// Users whose last verified bundle is remembered, so that its copies under the other keys cost no signatures.
 const MAX_RECENT: usize = 32;
@@ -143,7 +144,9 @@ pub struct Holding {
     quotas: Quotas,
     /// Verified last, with the user's keys; the latest first.
     recent: VecDeque<([RecordKey; 4], ValidBundle)>,
-    writes: Vec<Write>,
+    /// Whose row is behind: written as it is when its turn comes, so that a slow store costs 32 bytes for each.
+    behind: HashSet<RecordKey>,
+    unwritten: u64,
 }
 
 impl Holding {
@@ -158,7 +161,8 @@ impl Holding {
             shares: Shares::default(),
             quotas: Quotas::default(),
             recent: VecDeque::new(),
-            writes: Vec::new(),
+            behind: HashSet::new(),
+            unwritten: 0,
         }
     }
 
@@ -356,9 +360,8 @@ impl Holding {
 
     fn insert(&mut self, key: RecordKey, bundle: &ValidBundle, share: Share, region: f64, now: UnixMillis) -> bool {
         let placed = self.place(key, bundle, share, None, region, now);
-        if placed && let Some(held) = self.held.get(&key) {
-            let row = row::encode(held.arrived, held.share, &held.bytes);
-            self.write(key, Some(row));
+        if placed {
+            self.write(key);
         }
         placed
     }
@@ -405,7 +408,7 @@ impl Holding {
 
     fn forget(&mut self, key: &RecordKey) {
         if self.remove(key) {
-            self.write(*key, None);
+            self.write(*key);
         }
     }
 
@@ -422,14 +425,36 @@ impl Holding {
         self.shares.len()
     }
 
-    /// Rows to be written behind since the last call.
-    pub fn take_writes(&mut self) -> Vec<Write> {
-        std::mem::take(&mut self.writes)
+    /// Rows that are behind, up to `most` of them: now as they are to be.
+    pub fn take_writes(&mut self, most: usize) -> Vec<Write> {
+        let keys: Vec<RecordKey> = match self.behind.len() <= most {
+            true => self.behind.drain().collect(),
+            false => {
+                let some: Vec<RecordKey> = self.behind.iter().take(most).copied().collect();
+                some.iter().for_each(|key| _ = self.behind.remove(key));
+                some
+            }
+        };
+        let row = |held: &Held| row::encode(held.arrived, held.share, &held.bytes);
+        keys.into_iter().map(|key| (key, self.held.get(&key).map(row))).collect()
     }
 
-    fn write(&mut self, key: RecordKey, row: Option<Vec<u8>>) {
-        if self.writes.len() < MAX_WRITES {
-            self.writes.push((key, row));
+    /// Some rows are behind.
+    pub fn is_behind(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
+    /// Rows that found no place among those that are behind, since the last call.
+    pub fn take_unwritten(&mut self) -> u64 {
+        std::mem::take(&mut self.unwritten)
+    }
+
+    fn write(&mut self, key: RecordKey) {
+        let most = if self.held.contains_key(&key) { MAX_BEHIND } else { 2 * MAX_BEHIND };
+        if self.behind.len() < most || self.behind.contains(&key) {
+            self.behind.insert(key);
+        } else {
+            self.unwritten += 1;
         }
     }
 }

@@ -14,10 +14,10 @@ use super::publish::Remembered;
 use super::records::Write;
 use super::*;
 use crate::clock::UnixMillis;
-use crate::dht::{Card, Flapping, Position, Promotion, Repair, Row, Table, Voice};
+use crate::dht::{Card, Flapping, Position, Promotion, Repair, Table, Voice};
 use crate::ledger::Ledger;
 use crate::reachability::Address;
-use crate::record::{Judge, RecordKey};
+use crate::record::Judge;
 use futures::StreamExt;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
@@ -82,7 +82,7 @@ pub(super) struct Actor {
     /// Rows to be written behind, and the task that writes them.
     pub(super) writer: mpsc::Sender<Vec<Write>>,
     pub(super) writing: tokio::task::JoinHandle<()>,
-    pub(super) loaded: mpsc::Receiver<Vec<(RecordKey, Row)>>,
+    pub(super) loaded: mpsc::Receiver<super::disk::Loaded>,
     pub(super) dialling: Dialling,
     pub(super) peers: Peers,
     /// The servers that are known; kad's buckets are fed from it.
@@ -292,22 +292,6 @@ impl Actor {
         self.upkeep(now);
     }
 
-    /// What the records want written goes to the writer; what it has no room for stays in memory only.
-    fn write_behind(&mut self) {
-        let writes = self.holding().take_writes();
-        if !writes.is_empty() && self.writer.try_send(writes).is_err() {
-            tracing::debug!("the store is slow: records are kept in memory only");
-        }
-    }
-
-    fn load(&mut self, records: Vec<(RecordKey, Row)>) {
-        let (now, region) = (UnixMillis::now(), self.region());
-        for (key, row) in records {
-            // What has no room or is over now is not kept; nobody needs to know.
-            let _ = self.holding().restore(key, &row, region, now);
-        }
-    }
-
     /// Says goodbye on the links, tells who waits, and leaves on disk what the next life needs.
     async fn stop(mut self) {
         for (_, reply) in self.connecting.drain() {
@@ -323,7 +307,9 @@ impl Actor {
         };
         // Whoever does not answer the goodbye notices the closed connection.
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
-        self.write_behind();
+        if tokio::time::timeout(LAST_WRITES, self.write_all()).await.is_err() {
+            tracing::warn!("the last records were not written");
+        }
         let (rows, accounts, store) = (self.peer_rows(), self.ledger_rows(), self.store.clone());
         drop(self.swarm);
         drop(self.writer);

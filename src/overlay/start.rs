@@ -9,14 +9,12 @@ use super::dialling::Dialling;
 use super::intake::Intake;
 use super::joining;
 use super::meter::Meter;
-use super::records::{Records, Write};
+use super::records::Records;
 use super::upkeep::Upkeep;
 use super::*;
 use crate::clock::UnixMillis;
-use crate::dht::{Pace, Position, Promotion, Repair, Row, Voice};
+use crate::dht::{Pace, Position, Promotion, Repair, Voice};
 use crate::reachability::Transport;
-use crate::record::{Judge, RecordKey};
-use crate::store::Table;
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
 use libp2p::identity::Keypair;
@@ -29,11 +27,6 @@ use std::time::Instant;
 /// Commands and events that wait in the channels.
 const COMMANDS: usize = 1024;
 const EVENTS: usize = 1024;
-
-/// Batches of writes that wait for the store, and batches of records that come from it.
-const WRITES: usize = 64;
-const LOADS: usize = 4;
-const LOAD_BATCH: usize = 64;
 
 /// Sockets open at once or never.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,12 +69,8 @@ impl Overlay {
         let (events, event_receiver) = mpsc::channel(EVENTS);
         let (publishable, publishable_receiver) = watch::channel(Vec::new());
         let (status, status_receiver) = watch::channel(OverlayStatus::default());
-        let (writer, writing) = spawn_writer(store.clone());
-        let judge = Judge { overlay: config.overlay, scope: config.scope, now: UnixMillis::now() };
-        let (loads, loaded) = mpsc::channel(LOADS);
-        let loading = store.clone();
-        let max_records = config.limits.max_records;
-        tokio::task::spawn_blocking(move || load(&loading, max_records, &judge, &loads));
+        let (writer, writing) = disk::spawn_writer(store.clone());
+        let loaded = disk::spawn_loader(store.clone(), config.limits.max_records, config.overlay, config.scope);
         let now = Instant::now();
         let server = config.server.unwrap_or(false);
         let node = config.secret.public();
@@ -255,67 +244,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
-}
-
-/// The third door of the validator: what is on disk is judged like what comes from a peer. Blocking; ends early when
-/// the actor is gone.
-fn load(store: &Store, max: usize, judge: &Judge, loaded: &mpsc::Sender<Vec<(RecordKey, Row)>>) {
-    let rows = match store.scan(Table::Records, usize::MAX) {
-        Ok(rows) => rows,
-        Err(error) => {
-            tracing::warn!(%error, "held records cannot be read");
-            return;
-        }
-    };
-    let (mut batch, mut kept) = (Vec::new(), 0);
-    for (key, bytes) in rows {
-        let valid = <[u8; 32]>::try_from(key.as_slice())
-            .ok()
-            .map(RecordKey)
-            .and_then(|key| Some((key, Row::read(&key, &bytes, judge)?)));
-        match valid {
-            Some(valid) if kept < max => {
-                kept += 1;
-                batch.push(valid);
-            }
-            _ => {
-                if let Err(error) = store.remove(Table::Records, &key) {
-                    tracing::debug!(%error, "a stale record stays on disk");
-                }
-            }
-        }
-        if batch.len() >= LOAD_BATCH && loaded.blocking_send(std::mem::take(&mut batch)).is_err() {
-            return;
-        }
-    }
-    // The actor may have stopped already.
-    let _ = loaded.blocking_send(batch);
-}
-
-/// Writes records behind, off the async threads. Ends when the actor drops the sender.
-fn spawn_writer(store: Store) -> (mpsc::Sender<Vec<Write>>, tokio::task::JoinHandle<()>) {
-    let (writer, mut writes) = mpsc::channel::<Vec<Write>>(WRITES);
-    let task = tokio::spawn(async move {
-        let mut batches = Vec::new();
-        while writes.recv_many(&mut batches, WRITES).await > 0 {
-            let rows: Vec<Write> = batches.drain(..).flatten().collect();
-            let store = store.clone();
-            let written = tokio::task::spawn_blocking(move || {
-                // Each by itself: a row that has no place must not keep the others from being removed.
-                let mut outcome = Ok(());
-                for (key, value) in rows {
-                    let result = match value {
-                        Some(value) => store.put(Table::Records, &key.0, &value),
-                        None => store.remove(Table::Records, &key.0),
-                    };
-                    outcome = outcome.and(result);
-                }
-                outcome
-            });
-            if let Ok(Err(error)) = written.await {
-                tracing::warn!(%error, "records are kept in memory only");
-            }
-        }
-    });
-    (writer, task)
 }

@@ -64,6 +64,11 @@ pub struct Repair {
     passed: usize,
 }
 
+/// So far ahead that the clock was set back since: what is waited for now would hold up everything behind it.
+fn is_of_another_clock(at: UnixMillis, now: UnixMillis) -> bool {
+    at.0 > now.0.saturating_add(2 * SETTLED_MS)
+}
+
 impl Repair {
     pub fn new(here: NodeKey) -> Self {
         Self { here, known: HashMap::new(), changes: VecDeque::new(), since: UnixMillis(0), passed: 0 }
@@ -91,7 +96,7 @@ impl Repair {
         region.push((self.here, here));
         let mut pushes = Vec::new();
         if let Some(mut change) = self.changes.pop_front() {
-            if change.due > now {
+            if change.due > now && !is_of_another_clock(change.due, now) {
                 self.changes.push_front(change);
                 return pushes;
             }
@@ -143,7 +148,9 @@ impl Repair {
                 return false;
             }
             let Some(key) = keys.pop() else { return true };
-            let settled = holding.changed_at(&key).is_some_and(|at| now.0.saturating_sub(at.0) >= SETTLED_MS);
+            let settled = holding
+                .changed_at(&key)
+                .is_some_and(|at| now.0.saturating_sub(at.0) >= SETTLED_MS || is_of_another_clock(at, now));
             let lasts = holding.expires_at(&key).is_some_and(|at| at.0 > now.0 + LEFT_MS);
             if !settled || !lasts {
                 continue;

@@ -105,8 +105,8 @@ fn keeps_serves_and_forgets() {
     holding.expire(end);
     sound(&holding);
     assert!(holding.is_empty());
-    let rows = holding.take_writes();
-    assert_eq!(rows.iter().map(|(_, row)| row.is_some()).collect::<Vec<_>>(), [true, true, false]);
+    let rows = holding.take_writes(usize::MAX);
+    assert_eq!(rows, [(person.keys()[0], None)], "of all that was behind, the last word");
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn survives_a_restart_with_its_age_and_its_share() {
     let [key, other, ..] = person.keys();
     put(&mut before, &person, &from(1, 1), 0);
     put(&mut before, &person, &from(1, 1), 60_000);
-    let rows = before.take_writes();
+    let rows = before.take_writes(usize::MAX);
     let (_, row) = rows.last().unwrap();
     let row = Row::read(&key, row.as_deref().unwrap(), &judge_at(60_000)).unwrap();
     let mut after = holding(100);
@@ -260,14 +260,63 @@ fn survives_a_restart_with_its_age_and_its_share() {
     assert_eq!(after.fetch(&key, NOW), before.fetch(&key, NOW));
     assert_eq!(after.held[&key].arrived, NOW);
     assert_eq!(after.held[&key].share, Share::of(&from(1, 1)));
-    assert!(after.take_writes().is_empty());
+    assert!(after.take_writes(usize::MAX).is_empty());
     sound(&after);
     // A bare bundle, as rows were before; and what is over, damaged or elsewhere.
-    assert!(Row::read(&other, &person.bytes(0), &judge_at(0)).is_some());
-    assert!(Row::read(&other, &person.bytes(0), &judge_at(2 * HOUR)).is_none());
-    assert!(Row::read(&RecordKey([1; 32]), &person.bytes(0), &judge_at(0)).is_none());
-    assert!(Row::read(&other, b"", &judge_at(0)).is_none());
-    assert!(Row::read(&other, &[1; 17], &judge_at(0)).is_none());
+    let read = |key: &RecordKey, row: &[u8], at: u64| Row::read(key, row, &judge_at(at)).map(drop);
+    assert_eq!(read(&other, &person.bytes(0), 0), Ok(()));
+    assert_eq!(read(&RecordKey([1; 32]), &person.bytes(0), 0), Err(Unread::Worthless));
+    assert_eq!(read(&other, b"", 0), Err(Unread::Worthless));
+    assert_eq!(read(&other, &[1; 17], 0), Err(Unread::Worthless));
+}
+
+#[test]
+fn a_row_outlives_a_clock_that_is_wrong() {
+    let person = Person::new();
+    let [key, ..] = person.keys();
+    let at = |now: UnixMillis| Row::read(&key, &person.bytes(0), &Judge { now, ..judge_at(0) }).map(drop);
+    let days = |n: u64| n * 24 * HOUR;
+    assert_eq!(at(UnixMillis(NOW.0 + HOUR + HOUR / 2)), Err(Unread::NotNow), "just over");
+    assert_eq!(at(UnixMillis(NOW.0 + 3 * HOUR)), Err(Unread::Worthless));
+    assert_eq!(at(UnixMillis(NOW.0 + days(100))), Err(Unread::Worthless), "it was switched off for long");
+    assert_eq!(at(UnixMillis(NOW.0 + days(3_650))), Err(Unread::NotNow), "a clock that is years ahead");
+    assert_eq!(at(UnixMillis(3_600_000)), Err(Unread::NotNow), "1970");
+    assert_eq!(at(UnixMillis(NOW.0 - days(2))), Err(Unread::NotNow), "two days behind");
+}
+
+#[test]
+fn a_slow_store_gets_the_last_word_and_every_removal() {
+    let mut holding = holding(20_000);
+    let people: Vec<Person> = (0..200).map(|_| Person::new()).collect();
+    for person in &people {
+        put(&mut holding, person, &from(1, 1), 0);
+        put(&mut holding, person, &from(1, 1), 60_000);
+    }
+    // Nobody has taken anything; half of it ends meanwhile.
+    for person in &people[..100] {
+        holding.forget(&person.keys()[0]);
+    }
+    assert_eq!(holding.behind.len(), 200);
+    let mut rows: HashMap<RecordKey, Option<Vec<u8>>> = HashMap::new();
+    while holding.is_behind() {
+        let some = holding.take_writes(64);
+        assert!(some.len() <= 64);
+        rows.extend(some);
+    }
+    for (n, person) in people.iter().enumerate() {
+        let row = rows[&person.keys()[0]].as_deref();
+        assert_eq!(row.is_some(), n >= 100);
+        if let Some(row) = row {
+            let read = Row::read(&person.keys()[0], row, &judge_at(60_000)).unwrap();
+            assert_eq!(Some(read.bundle.encode()), holding.fetch(&person.keys()[0], NOW).map(Vec::from));
+        }
+    }
+    // Without end it does not grow, and what is lost is counted.
+    for n in 0..3 * MAX_BEHIND {
+        holding.write(RecordKey(std::array::from_fn(|i| n.to_le_bytes()[i % 8])));
+    }
+    assert_eq!(holding.behind.len(), 2 * MAX_BEHIND);
+    assert_eq!(holding.take_unwritten(), MAX_BEHIND as u64);
 }
 
 #[test]

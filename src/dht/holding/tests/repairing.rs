@@ -78,3 +78,25 @@ fn is_slow_and_spares_who_flaps() {
     assert!(first <= 60, "{first} within a minute");
     assert!(passed_on(&before, &before, 40, 6).is_empty());
 }
+
+#[test]
+fn a_clock_that_is_set_back_holds_nothing_up() {
+    // All by a clock that is ten minutes ahead, which is put right in between; records live for an hour.
+    let person = Person::new();
+    let mut holding = holding(1_000);
+    let keys = person.keys();
+    for key in keys {
+        let judge = judge_at(600_000);
+        assert_eq!(holding.offer(&key, &person.bytes(600_000), &from(1, 1), None, ALL, &judge).why, Why::Fresher);
+    }
+    let mut repair = Repair::new(server(0).node);
+    let mut poll = |who: std::ops::Range<u32>, ms: u64| {
+        let cards: Vec<Arc<Card>> = who.map(server).collect();
+        let now = UnixMillis(NOW.0 + ms);
+        repair.poll(&holding, cards.iter().map(|card| (card, now)), now)
+    };
+    assert!(poll(0..2, 600_000).is_empty());
+    assert!(poll(0..3, 610_000).is_empty(), "a newcomer, not settled yet");
+    let passed: usize = (0..12).map(|tick| poll(0..3, tick * 10_000).len()).sum();
+    assert_eq!(passed, keys.len(), "within two minutes");
+}
