@@ -230,17 +230,20 @@ impl Table {
         let (index, clock) = (self.index(&position), seconds(now));
         let answered_at = self.answered_at;
         let Some(bucket) = self.buckets.get_mut(index) else { return };
+        let counts = |entry: &Entry| entry.failures == 0 || clock.abs_diff(entry.failed_at) >= FAILURES_APART;
         if let Some(entry) = find(&mut bucket.waiting, &position) {
             entry.tried_at = clock;
-            entry.failures = entry.failures.saturating_add(1);
-            if answered_at > entry.verified_at && entry.failures >= MAX_FAILURES {
-                bucket.waiting.retain(|other| !other.is(&position));
+            if counts(entry) {
+                (entry.failed_at, entry.failures) = (clock, entry.failures.saturating_add(1));
+                if answered_at > entry.verified_at && entry.failures >= MAX_FAILURES {
+                    bucket.waiting.retain(|other| !other.is(&position));
+                }
             }
             return;
         }
         let Some(entry) = find(&mut bucket.members, &position) else { return };
         entry.tried_at = clock;
-        if entry.failures > 0 && clock.abs_diff(entry.failed_at) < FAILURES_APART {
+        if !counts(entry) {
             return;
         }
         entry.failed_at = clock;

@@ -89,7 +89,7 @@ impl Actor {
             && let Some(peer) = peer_named(node)
             && self.peers.is_in_table(&peer)
         {
-            self.evict(&peer);
+            self.step_out(&peer);
         }
     }
 
@@ -98,6 +98,11 @@ impl Actor {
         if let Some(node) = node_of(peer) {
             self.table.remove(&node);
         }
+        self.step_out(peer);
+    }
+
+    /// A peer has no place in the table any more; it may still be kept in mind there, with its years.
+    pub(super) fn step_out(&mut self, peer: &PeerId) {
         if self.swarm.behaviour_mut().kad.remove_peer(peer).is_some() {
             tracing::debug!(%peer, "left the routing table");
         }

@@ -235,12 +235,9 @@ impl Actor {
         };
         if let Some(peer) = peer
             && self.peers.dial_failed(&peer, &tried)
+            && let Some(node) = super::address::node_of(&peer)
         {
-            // While nobody is reached, the fault is ours: an hour without a network must not cost the whole table.
-            match self.peers.connected_count() {
-                0 => self.peers.set_in_table(&peer, true),
-                _ => self.evict(&peer),
-            }
+            self.not_reached(&node);
         }
     }
 

@@ -13,7 +13,7 @@ const MAX_PEERS: usize = 8192;
 /// Verified addresses of a peer at most: TCP and QUIC, IPv4 and IPv6.
 pub(super) const MAX_ADDRESSES: usize = 4;
 
-/// Failed dials of a verified address, with no success between, after which a peer leaves the table (SECURITY §4.3).
+/// Failed dials of a verified address, with no success between, after which only the table's timetable has a peer dialled.
 const MAX_FAILURES: u8 = 3;
 
 /// A peer whose connection broke is probed at once, but not more often than this, and again after a failure.
@@ -156,20 +156,17 @@ impl Peers {
         }
     }
 
-    /// A dial failed at `tried`. `true`: the peer is to leave the table. Only failures at addresses that we verified
-    /// count: others may have been told to us by a liar (K1).
+    /// A dial failed at `tried`. `true`: that counts against the peer, and the table decides what it means: here nobody
+    /// knows whether anybody else answers. Only failures at addresses that we verified count: others may have been told to
+    /// us by a liar (K1).
     pub(super) fn dial_failed(&mut self, peer: &PeerId, tried: &[Multiaddr]) -> bool {
         let Some(known) = self.known.get_mut(peer) else { return false };
         if known.connected > 0 || !tried.iter().any(|address| known.verified.contains(address)) {
             return false;
         }
         known.failures = known.failures.saturating_add(1);
-        known.suspect = true;
-        let leaves = known.failures >= MAX_FAILURES && known.in_table;
-        if known.failures >= MAX_FAILURES {
-            (known.in_table, known.suspect) = (false, false);
-        }
-        leaves
+        known.suspect = known.failures < MAX_FAILURES;
+        true
     }
 
     /// Peers of the table whose connection broke, to be dialled now to see whether they live; the others are probed on the
@@ -222,16 +219,17 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_peer_is_probed_and_leaves_after_three_failures() {
+    fn a_dead_peer_is_dialled_three_times_and_stays_until_the_table_says_otherwise() {
         let (peer, start) = (PeerId::random(), Instant::now());
         let mut peers = gone(peer, start);
         for round in 0..3 {
             let now = start + FAILED_AGAIN * round;
             assert_eq!(peers.probes(now), [(peer, vec![address(1)])]);
             assert!(peers.probes(now).is_empty(), "not twice in one moment");
-            assert_eq!(peers.dial_failed(&peer, &[address(1)]), round == 2);
+            assert!(peers.dial_failed(&peer, &[address(1)]), "round {round}");
         }
         assert!(peers.probes(start + SUSPECT_AGAIN * 20).is_empty());
+        assert!(peers.is_in_table(&peer));
     }
 
     #[test]

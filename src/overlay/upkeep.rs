@@ -170,7 +170,7 @@ impl Actor {
         }
         for peer in self.peers.listed() {
             if node_of(&peer).is_none_or(|node| self.table.get(&node).is_none()) {
-                self.evict(&peer);
+                self.step_out(&peer);
             }
         }
     }

@@ -401,3 +401,22 @@ fn a_clock_that_was_wrong_makes_nobody_old() {
         assert_eq!(since(&table, &late), NOW);
     }
 }
+
+#[test]
+fn failures_of_one_moment_are_one_also_of_who_waits() {
+    let peers = overlay(30, 14);
+    let mut table = table_of(&peers, Position([0x21; 32]), NOW);
+    let (lost, alive) = (&peers[0].0, &peers[1]);
+    // A machine wakes up: its connections seem to be there, and nobody answers.
+    for second in [0, 1, 2, 6, 12] {
+        table.failed(&lost.node, later(second * 1_000));
+    }
+    assert!(table.get(&lost.node).is_none() && table.card(&lost.node).is_some(), "kept in mind");
+    table.verified(alive.0.clone(), alive.1, later(20_000));
+    (0..5).for_each(|_| table.failed(&lost.node, later(13_000)));
+    assert!(table.card(&lost.node).is_some());
+    let (card, ip) = &peers[0];
+    assert_eq!(table.verified(card.clone(), *ip, later(60_000)), Admission::In);
+    let since = table.iter().find(|(card, _)| card.node == lost.node).unwrap().1;
+    assert_eq!(since, NOW, "with its years");
+}
