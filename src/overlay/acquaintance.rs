@@ -2,13 +2,16 @@
 //! gave a correct answer (SECURITY §4.3). kad's buckets, which other implementations ask, are fed from the table alone.
 
 use super::actor::Actor;
-use super::address::{node_of, peer_named, to_multiaddr, to_plain};
+use super::address::{ip_of, node_of, peer_named, to_multiaddr, to_plain};
 use crate::clock::UnixMillis;
 use crate::dht::{Admission, Card, Network};
 use crate::identity::NodeKey;
 use crate::reachability::Address;
+use crate::wire::is_global;
+use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -61,6 +64,13 @@ impl Actor {
         }
     }
 
+    /// Whether an answer of `peer` over this connection may count for the network of its card. A peer that dialled us may
+    /// show a card with anybody's address: then it must be found there once.
+    pub(super) fn is_where_it_says(&self, peer: &PeerId, connection: ConnectionId, card: &Card) -> bool {
+        let verified = self.peers.addresses(peer);
+        !belies(self.swarm.behaviour().kad.leads_to(connection), card, verified.iter().filter_map(ip_of))
+    }
+
     /// Dials a peer that is connected some other way, only to see whether its card is right.
     fn feel(&mut self, peer: PeerId, card: &Card, now: Instant) {
         if !self.peers.may_feel(&peer, now) {
@@ -108,5 +118,41 @@ impl Actor {
         }
         self.peers.set_in_table(peer, false);
         self.upkeep.changed = true;
+    }
+}
+
+/// The far end of a connection is elsewhere than its card says, and was never met there. Told only of global IPv4: who has
+/// IPv6 too comes from there, and in a LAN addresses say nothing.
+fn belies(at: Option<IpAddr>, card: &Card, mut verified: impl Iterator<Item = IpAddr>) -> bool {
+    let subnet = |ip: IpAddr| (ip.is_ipv4() && is_global(ip)).then(|| Network::of(ip).subnet);
+    let says = card.addresses.iter().find_map(|address| subnet(address.ip.to_canonical()));
+    let (Some(says), Some(at)) = (says, at.and_then(|ip| subnet(ip.to_canonical()))) else { return false };
+    at != says && !verified.any(|ip| subnet(ip.to_canonical()) == Some(says))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::NodeSecret;
+    use crate::reachability::Transport;
+    use crate::wire::OverlayId;
+
+    #[test]
+    fn who_comes_from_elsewhere_than_its_card_says_must_be_found_there_once() {
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let card = |ips: &[&str]| {
+            let at = |text: &&str| Address { ip: ip(text), transport: Transport::Quic, port: 4001 };
+            let addresses: Vec<Address> = ips.iter().map(at).collect();
+            Card::sign(&NodeSecret::generate(), &OverlayId([1; 32]), &addresses, UnixMillis::now()).unwrap()
+        };
+        let boasts = card(&["8.8.8.8"]);
+        assert!(belies(Some(ip("81.2.3.4")), &boasts, std::iter::empty()));
+        assert!(belies(Some(ip("::ffff:81.2.3.4")), &boasts, [ip("81.2.3.4")].into_iter()));
+        assert!(!belies(Some(ip("81.2.3.4")), &boasts, [ip("8.8.8.8")].into_iter()), "it was dialled there");
+        assert!(!belies(Some(ip("8.8.8.99")), &boasts, std::iter::empty()), "the same /24");
+        assert!(!belies(Some(ip("2a00::1")), &boasts, std::iter::empty()));
+        assert!(!belies(Some(ip("192.168.1.2")), &boasts, std::iter::empty()));
+        assert!(!belies(None, &boasts, std::iter::empty()), "through a relay");
+        assert!(!belies(Some(ip("81.2.3.4")), &card(&["192.168.1.2"]), std::iter::empty()));
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Pending {
     pub(super) paid: bool,
     /// Sent on a connection that was there before: it may have been dead.
     anew: bool,
+    /// Its peer was dialled to see whether it is where its card says.
+    proven: bool,
 }
 
 struct Dial {
@@ -106,7 +108,8 @@ impl Actor {
         }
         let peer = peer_named(&to.node).filter(|peer| *peer != self.here).ok_or(Failure::Unreachable)?;
         let question = self.question(ask);
-        let pending = Pending { asker, to: to.node, card: Some(to.clone()), question, paid: false, anew: false };
+        let pending =
+            Pending { asker, to: to.node, card: Some(to.clone()), question, paid: false, anew: false, proven: false };
         self.meter.questions.inc();
         if self.swarm.is_connected(&peer) {
             self.send(&peer, pending);
@@ -125,7 +128,15 @@ impl Actor {
         let question = self.question(Ask::Find(self.position));
         self.send(
             &peer,
-            Pending { asker: Asker::Acquaintance, to: node, card: None, question, paid: false, anew: true },
+            Pending {
+                asker: Asker::Acquaintance,
+                to: node,
+                card: None,
+                question,
+                paid: false,
+                anew: true,
+                proven: false,
+            },
         );
     }
 
@@ -200,7 +211,11 @@ impl Actor {
     fn dial(&mut self, peer: PeerId, waiting: Vec<Pending>, now: Instant) -> Result<(), Failure> {
         let latest = waiting.iter().filter_map(|pending| pending.card.as_ref()).max_by_key(|card| card.issued_at);
         let Some(card) = latest.cloned() else { return Err(Failure::Unreachable) };
-        let own = match self.dial_by(peer, &card, PeerCondition::DisconnectedAndNotDialing) {
+        let condition = match self.swarm.is_connected(&peer) {
+            true => PeerCondition::Always,
+            false => PeerCondition::DisconnectedAndNotDialing,
+        };
+        let own = match self.dial_by(peer, &card, condition) {
             Ok(id) => vec![id],
             // Somebody else dials it: what comes of that is seen.
             Err(DialError::DialPeerConditionFalse(_)) => Vec::new(),
@@ -208,6 +223,15 @@ impl Actor {
         };
         self.asking.dials.insert(peer, Dial { own, tried: vec![card], since: now, waiting });
         Ok(())
+    }
+
+    /// A peer answered from elsewhere than its card says: it is asked again when it was found there.
+    fn prove(&mut self, peer: PeerId, mut pending: Pending, now: Instant) {
+        let asker = pending.asker;
+        self.meter.refuse("reply: from elsewhere than its card says".into());
+        if std::mem::replace(&mut pending.proven, true) || self.dial_for(peer, pending, now).is_err() {
+            self.outcomes.push_back((asker, Err(Failure::Unreachable)));
+        }
     }
 
     /// Dials where the card counts.
@@ -218,7 +242,9 @@ impl Actor {
             true => card.at_its_network().map(to_multiaddr).collect(),
             false => card.addresses.iter().map(to_multiaddr).collect(),
         };
-        let opts = DialOpts::peer_id(peer).condition(condition).addresses(addresses).build();
+        let opts = DialOpts::peer_id(peer).condition(condition).addresses(addresses);
+        // From the listening port, the pair of ports of a connection that is there already would be met.
+        let opts = if self.swarm.is_connected(&peer) { opts.allocate_new_port() } else { opts }.build();
         let id = opts.connection_id();
         let dialled = self.swarm.dial(opts);
         dialled.inspect_err(|error| tracing::trace!(%peer, %error, "not dialled")).map(|()| id)
@@ -375,6 +401,10 @@ impl Actor {
         if let Some((_, used)) = self.asking.opened.get_mut(&connection) {
             *used = now;
         }
+        let card = pending.card.as_ref();
+        if card.is_some_and(|card| !self.is_where_it_says(&peer, connection, card)) {
+            return self.prove(peer, pending, now);
+        }
         let outcome = self.judged(peer, &pending, bytes, now);
         let pending = match outcome {
             Ok(Answer::Stored(Stored::Stamp { bits })) => match self.pay(peer, pending, bits) {
@@ -434,22 +464,7 @@ impl Actor {
             Said::Near | Said::Busy => Answer::Found { peers, bundle: None },
         })
     }
-
-    /// This node's card, if it serves and has an address; made anew each hour and when addresses change.
-    pub(super) fn own_card(&mut self, wall: UnixMillis) -> Option<Bytes> {
-        if !self.upkeep.server {
-            return None;
-        }
-        let old = |card: &Card| wall.0.abs_diff(card.issued_at.0) > CARD_LIFE_MS;
-        if self.card.as_ref().is_none_or(old) {
-            self.card = Card::sign(&self.secret, &self.overlay, &self.card_addresses(), wall);
-        }
-        self.card.as_ref().map(|card| card.signed.clone())
-    }
 }
-
-/// An own card is made anew after this long.
-const CARD_LIFE_MS: u64 = 3_600_000;
 
 impl Actor {
     /// Something happened on `store/1`.

@@ -2,6 +2,7 @@
 //! verified once, when it is about to be used (SECURITY §4.4: all cards of a lookup would cost ten times as much as those
 //! that are dialled). Bounded; pure.
 
+use super::actor::Actor;
 use crate::clock::UnixMillis;
 use crate::dht::Card;
 use crate::wire::{AddressScope, OverlayId};
@@ -71,6 +72,23 @@ impl Cards {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(signed, known);
+    }
+}
+
+/// An own card is made anew after this long.
+const CARD_LIFE_MS: u64 = 3_600_000;
+
+impl Actor {
+    /// This node's card, if it serves and has an address; made anew each hour and when addresses change.
+    pub(super) fn own_card(&mut self, wall: UnixMillis) -> Option<Bytes> {
+        if !self.upkeep.server {
+            return None;
+        }
+        let old = |card: &Card| wall.0.abs_diff(card.issued_at.0) > CARD_LIFE_MS;
+        if self.card.as_ref().is_none_or(old) {
+            self.card = Card::sign(&self.secret, &self.overlay, &self.card_addresses(), wall);
+        }
+        self.card.as_ref().map(|card| card.signed.clone())
     }
 }
 

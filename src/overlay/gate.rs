@@ -96,6 +96,11 @@ impl Gate {
         self.shunned = peers;
     }
 
+    /// The address at the far end of a connection; none behind a relay.
+    pub(super) fn leads_to(&self, connection: ConnectionId) -> Option<IpAddr> {
+        self.at.get(&connection).copied()
+    }
+
     /// Why a peer is not heard now.
     fn verdict(&mut self, peer: PeerId, connection: ConnectionId, asked: &Asked, now: Instant) -> Option<&'static str> {
         match asked {

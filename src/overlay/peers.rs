@@ -109,6 +109,11 @@ impl Peers {
         Some(known.verified.clone())
     }
 
+    /// Where we dialled a peer, and it was there.
+    pub(super) fn addresses(&self, peer: &PeerId) -> &[Multiaddr] {
+        self.known.get(peer).map_or(&[], |known| &known.verified)
+    }
+
     /// Whether to dial a peer now at addresses that it says it has, because none of them is verified.
     pub(super) fn may_feel(&mut self, peer: &PeerId, now: Instant) -> bool {
         let Some(known) = self.known.get_mut(peer) else { return false };
