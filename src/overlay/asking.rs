@@ -2,8 +2,11 @@
 //! is dialled, dialled only where it says, by one dial however many wait for it; a reply is checked before anybody
 //! counts it.
 
+mod dials;
+
+use self::dials::Dial;
 use super::actor::Actor;
-use super::address::{ip_of, node_of, peer_named, to_multiaddr};
+use super::address::{node_of, peer_named};
 use super::exchange::WINDOW;
 use super::operations::Operation;
 use crate::clock::UnixMillis;
@@ -11,31 +14,12 @@ use crate::dht::{Answer, Ask, Card, Failure, MAX_PEERS, Question, Reply, Request
 use crate::identity::{NodeKey, random};
 use crate::ledger::Fact;
 use bytes::Bytes;
+use libp2p::PeerId;
 use libp2p::request_response::{OutboundFailure, OutboundRequestId};
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError};
-use libp2p::{Multiaddr, PeerId};
+use libp2p::swarm::ConnectionId;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Dials for questions at once; the swarm has [`MAX_PENDING`](super::behaviour) for all.
-const MAX_DIALS: usize = 40;
-
-/// Different cards by which one peer is dialled at once.
-const MAX_BESIDE: usize = 3;
-
-/// Peers whose dial waits for its turn.
-const MAX_WAITING: usize = 1_024;
-
-/// A dial is given up after this: the engine has given up by then (SECURITY §4.4).
-const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// Connections that questions opened: the longest unused are closed beyond so many, when nobody needed them for so long.
-/// In an overlay of a hundred nodes each walk meets those of the last one; a handshake costs some 3 ms of both sides, as
-/// much as ten questions, an open connection some 170 KB. The swarm closes what nobody uses after two minutes anyway.
-const KEPT_OPEN: usize = 128;
-const KEPT_FOR: Duration = Duration::from_secs(10);
+use std::time::Instant;
 
 /// Of answers other than receipts, one in so many has its signature verified: the channel has authenticated the peer
 /// already, the signature is for others. 32 us each would be half of what a lookup costs.
@@ -63,16 +47,6 @@ pub(super) struct Pending {
     anew: bool,
     /// Its peer was dialled to see whether it is where its card says.
     proven: bool,
-}
-
-struct Dial {
-    /// Its own: that another one fails, of whom it does not know which addresses it tried, says nothing. None: somebody
-    /// else dials.
-    own: Vec<ConnectionId>,
-    /// By these cards.
-    tried: Vec<Arc<Card>>,
-    since: Instant,
-    waiting: Vec<Pending>,
 }
 
 /// Questions to one peer.
@@ -191,166 +165,6 @@ impl Actor {
             }
         }
         Some(pending)
-    }
-
-    fn dial_for(&mut self, peer: PeerId, pending: Pending, now: Instant) -> Result<(), Failure> {
-        if self.asking.dials.contains_key(&peer) {
-            self.dial_beside(peer, pending);
-        } else if let Some((_, waiting)) = self.asking.line.iter_mut().find(|(other, _)| *other == peer) {
-            waiting.push(pending);
-        } else if self.asking.dials.len() < MAX_DIALS {
-            return self.dial(peer, vec![pending], now);
-        } else if self.asking.line.len() < MAX_WAITING {
-            self.asking.line.push_back((peer, vec![pending]));
-        } else {
-            return Err(Failure::Unreachable);
-        }
-        Ok(())
-    }
-
-    fn dial(&mut self, peer: PeerId, waiting: Vec<Pending>, now: Instant) -> Result<(), Failure> {
-        let latest = waiting.iter().filter_map(|pending| pending.card.as_ref()).max_by_key(|card| card.issued_at);
-        let Some(card) = latest.cloned() else { return Err(Failure::Unreachable) };
-        let condition = match self.swarm.is_connected(&peer) {
-            true => PeerCondition::Always,
-            false => PeerCondition::DisconnectedAndNotDialing,
-        };
-        let own = match self.dial_by(peer, &card, condition) {
-            Ok(id) => vec![id],
-            // Somebody else dials it: what comes of that is seen.
-            Err(DialError::DialPeerConditionFalse(_)) => Vec::new(),
-            Err(_) => return Err(Failure::Unreachable),
-        };
-        self.asking.dials.insert(peer, Dial { own, tried: vec![card], since: now, waiting });
-        Ok(())
-    }
-
-    /// A peer answered from elsewhere than its card says: it is asked again when it was found there.
-    fn prove(&mut self, peer: PeerId, mut pending: Pending, now: Instant) {
-        let asker = pending.asker;
-        self.meter.refuse("reply: from elsewhere than its card says".into());
-        if std::mem::replace(&mut pending.proven, true) || self.dial_for(peer, pending, now).is_err() {
-            self.outcomes.push_back((asker, Err(Failure::Unreachable)));
-        }
-    }
-
-    /// Dials where the card counts.
-    fn dial_by(&mut self, peer: PeerId, card: &Card, condition: PeerCondition) -> Result<ConnectionId, DialError> {
-        // Without IPv4 of its own, this node reaches who has both by IPv6, and has to take its word for the network.
-        let v4 = self.listen.iter().filter_map(ip_of).any(|ip| ip.is_ipv4());
-        let addresses: Vec<Multiaddr> = match v4 {
-            true => card.at_its_network().map(to_multiaddr).collect(),
-            false => card.addresses.iter().map(to_multiaddr).collect(),
-        };
-        let opts = DialOpts::peer_id(peer).condition(condition).addresses(addresses);
-        // From the listening port, the pair of ports of a connection that is there already would be met.
-        let opts = if self.swarm.is_connected(&peer) { opts.allocate_new_port() } else { opts }.build();
-        let id = opts.connection_id();
-        let dialled = self.swarm.dial(opts);
-        dialled.inspect_err(|error| tracing::trace!(%peer, %error, "not dialled")).map(|()| id)
-    }
-
-    /// One more waits for a dial that is under way. If it has another card, that one is tried beside the first: whoever
-    /// was named by an old card must not be out of reach while nobody answers there.
-    fn dial_beside(&mut self, peer: PeerId, pending: Pending) {
-        let other = |dial: &Dial, card: &Card| {
-            dial.tried.len() < MAX_BESIDE && dial.tried.iter().all(|tried| tried.addresses != card.addresses)
-        };
-        let Some(dial) = self.asking.dials.get_mut(&peer) else { return };
-        let card = pending.card.clone().filter(|card| other(dial, card));
-        dial.waiting.push(pending);
-        let Some(card) = card else { return };
-        dial.tried.push(card.clone());
-        if let Ok(id) = self.dial_by(peer, &card, PeerCondition::Always)
-            && let Some(dial) = self.asking.dials.get_mut(&peer)
-        {
-            dial.own.push(id);
-        }
-    }
-
-    /// A connection is up: who waited for it goes on.
-    pub(super) fn asking_connected(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
-        let Some(dial) = self.asking.dials.remove(&peer) else { return };
-        if dial.own.contains(&connection) {
-            self.asking.opened.insert(connection, (peer, now));
-        }
-        for pending in dial.waiting {
-            self.send(&peer, Pending { anew: true, ..pending });
-        }
-    }
-
-    /// A dial failed.
-    pub(super) fn asking_dial_failed(&mut self, peer: &PeerId, connection: ConnectionId, now: Instant) {
-        let Some(dial) = self.asking.dials.get_mut(peer) else { return };
-        let own = !dial.own.is_empty();
-        dial.own.retain(|other| *other != connection);
-        if own && !dial.own.is_empty() {
-            return;
-        }
-        let Some(Dial { waiting, .. }) = self.asking.dials.remove(peer) else { return };
-        if !own && self.dial(*peer, waiting.clone(), now).is_ok() {
-            return;
-        }
-        self.unreachable(*peer, waiting);
-    }
-
-    fn unreachable(&mut self, peer: PeerId, waiting: Vec<Pending>) {
-        // Where others say that it is, is no fault of its own: an old card would put it out of the table.
-        let known = node_of(&peer).and_then(|node| self.table.get(&node).cloned());
-        let tried =
-            |known: &Card| waiting.iter().filter_map(|p| p.card.as_ref()).any(|card| card.addresses == known.addresses);
-        if let Some(known) = known.filter(|known| tried(known)) {
-            self.not_reached(&known.node);
-        }
-        self.outcomes.extend(waiting.into_iter().map(|pending| (pending.asker, Err(Failure::Unreachable))));
-    }
-
-    pub(super) fn asking_closed(&mut self, connection: &ConnectionId) {
-        self.asking.opened.remove(connection);
-    }
-
-    /// Dials that take too long end, others take their places; connections that nobody needs are closed.
-    pub(super) fn asking_round(&mut self, now: Instant) {
-        let over: Vec<PeerId> =
-            self.asking.dials.iter().filter(|(_, dial)| now >= dial.since + DIAL_TIMEOUT).map(|(p, _)| *p).collect();
-        for peer in over {
-            if let Some(dial) = self.asking.dials.remove(&peer) {
-                if !dial.own.is_empty() && !self.swarm.is_connected(&peer) {
-                    // Ends the attempt; who is connected meanwhile stays so.
-                    let _ = self.swarm.disconnect_peer_id(peer);
-                }
-                self.unreachable(peer, dial.waiting);
-            }
-        }
-        self.asking_dials(now);
-        let idle = |at: Instant| now.saturating_duration_since(at) >= KEPT_FOR;
-        let mut surplus = self.asking.opened.len().saturating_sub(KEPT_OPEN);
-        if surplus > 0 {
-            let mut oldest: Vec<_> = self.asking.opened.iter().map(|(id, (_, at))| (*at, *id)).collect();
-            oldest.sort_unstable_by_key(|(at, _)| *at);
-            for (_, connection) in oldest.into_iter().filter(|(at, _)| idle(*at)) {
-                if surplus == 0 {
-                    break;
-                }
-                surplus -= 1;
-                self.asking.opened.remove(&connection);
-                if !self.swarm.behaviour().link.uses(connection) {
-                    self.swarm.close_connection(connection);
-                }
-            }
-        }
-    }
-
-    /// Dials whose turn it is.
-    pub(super) fn asking_dials(&mut self, now: Instant) {
-        while self.asking.dials.len() < MAX_DIALS {
-            let Some((peer, waiting)) = self.asking.line.pop_front() else { break };
-            if self.swarm.is_connected(&peer) {
-                waiting.into_iter().for_each(|pending| self.send(&peer, pending));
-            } else if self.dial(peer, waiting.clone(), now).is_err() {
-                self.unreachable(peer, waiting);
-            }
-        }
     }
 
     /// A question came to nothing.

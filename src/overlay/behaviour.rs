@@ -35,8 +35,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// Peers say who they are again after this; changes are pushed at once.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
-/// Handshakes under way at once, in each direction (SECURITY §4.10).
+/// Handshakes of strangers under way at once (SECURITY §4.10), and our own: those of a lookup and of what comes beside it.
 const MAX_PENDING: u32 = 64;
+const MAX_DIALLING: u32 = 128;
 
 /// Connections with one peer, of which the oldest are about to be closed ([`MAX_PER_PEER`]).
 const MOST_PER_PEER: u32 = 2 * MAX_PER_PEER as u32;
@@ -88,7 +89,7 @@ impl Behaviour {
         });
         let bounds = ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_PENDING))
-            .with_max_pending_outgoing(Some(MAX_PENDING))
+            .with_max_pending_outgoing(Some(MAX_DIALLING))
             .with_max_established_per_peer(Some(MOST_PER_PEER))
             // A quarter is for those whom we choose ourselves: strangers cannot fill every slot.
             .with_max_established_incoming(Some(max_connections - max_connections / 4))

@@ -203,6 +203,10 @@ impl Actor {
             if let Some(card) = self.table.card(&node).cloned() {
                 self.look_through(card, now);
             } else if now < since + CARD {
+                if let Some(peer) = peer_named(&node).filter(|peer| self.peers.is_connected(peer)) {
+                    // It may have been busy when it was asked first.
+                    self.ask_for_card(peer);
+                }
                 self.joining.looks.push((node, since));
             } else {
                 // No server, or none that answers.

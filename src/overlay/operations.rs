@@ -349,6 +349,9 @@ impl Actor {
     fn observe(&mut self, observations: Observations, now: Instant) {
         for (node, observation) in observations {
             let Some(peer) = super::address::peer_named(&node) else { continue };
+            if observation == Observation::Silent && self.is_in_line(&peer) {
+                continue;
+            }
             self.ledger.note(peer, observation.fact(), now);
             if observation != Observation::Useful && self.ledger.shuns(&peer, now) {
                 self.evict(&peer);
