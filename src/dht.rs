@@ -16,6 +16,7 @@
 
 mod audit;
 mod card;
+mod evidence;
 mod holding;
 mod joining;
 mod lookup;
@@ -32,6 +33,7 @@ mod walk;
 
 pub use audit::{Audit, Audits};
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
+pub use evidence::{Evidence, EvidenceError, Proofs, Signed};
 pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Unread, Why, Write};
 pub use joining::{ANCHORS, Contacts, Doubt, Joining, Lead, LeadId, PeerCache, Remembered, Source, Standing, Task};
 pub use lookup::{Lookup, Outcome, Progress};

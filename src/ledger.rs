@@ -36,6 +36,9 @@ const SHUNNED: f64 = 100.0;
 /// days after the last fact.
 const MOST: f64 = 1_000.0;
 
+/// What a proof weighs: 4.3 half-lives, which are 30 days.
+const PROVEN: f64 = 2_000.0;
+
 /// Good ends earlier: who was good for a year and turns is as quickly known for it as who was good for an hour.
 const MOST_GOOD: f64 = 50.0;
 
@@ -56,6 +59,8 @@ pub enum Fact {
     Forged,
     /// Not there any more what it gave a signed receipt for, within its promise, or older.
     Broken,
+    /// The same, proven by its own signatures (`dht::Evidence`).
+    Proven,
     /// Many of the peers that it named are not there.
     Ghosts,
     /// Bytes that are refused for a reason that honest but broken or outdated software may have.
@@ -81,6 +86,7 @@ impl Fact {
         let (good, slow, bad) = match self {
             Fact::Useful => (1.0, 0.0, 0.0),
             Fact::Forged | Fact::Broken => (0.0, 0.0, 10.0),
+            Fact::Proven => (0.0, 0.0, PROVEN),
             Fact::Ghosts => (0.0, 3.0, 3.0),
             Fact::Refused => (0.0, 0.0, 1.0),
             Fact::Late | Fact::Flood => (0.0, 0.0, 0.1),
@@ -101,7 +107,8 @@ impl Sums {
         Self {
             good: (self.good + other.good).min(MOST_GOOD),
             slow: (self.slow + other.slow).min(MOST),
-            bad: (self.bad + other.bad).min(MOST),
+            // A proof weighs more, and what comes after it takes nothing from it.
+            bad: (self.bad + other.bad).min(MOST.max(self.bad).max(other.bad)),
         }
     }
 
@@ -158,7 +165,7 @@ impl<P: Hash + Eq + Copy> Ledger<P> {
             self.changed.insert(peer);
         }
         if let Some(network) = network.filter(|_| weight.bad > 0.0) {
-            self.note_network(network, weight.bad * NETWORK_PART, now);
+            self.note_network(network, (weight.bad * NETWORK_PART).min(MOST_OF_NETWORK), now);
         }
     }
 

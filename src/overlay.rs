@@ -41,6 +41,7 @@ mod operations;
 mod paying;
 mod peers;
 mod process;
+mod proving;
 mod publish;
 mod rates;
 mod records;

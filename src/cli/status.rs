@@ -73,10 +73,12 @@ pub(super) async fn peers(common: &Common) -> anyhow::Result<Outcome> {
         let since =
             first.map_or_else(|| "-".to_owned(), |at| format!("{} h ago", now.0.saturating_sub(at) / 3_600_000));
         let table = if flag("in_table") { "in table" } else { "" };
-        let verdict = match (flag("shunned"), flag("avoided")) {
-            (true, _) => "shunned",
-            (false, true) => "asked last",
-            (false, false) => "",
+        let proven = peer.get("proven").is_some_and(|at| !at.is_null());
+        let verdict = match (proven, flag("shunned"), flag("avoided")) {
+            (true, ..) => "shunned: it broke a signed promise",
+            (false, true, _) => "shunned",
+            (false, false, true) => "asked last",
+            (false, false, false) => "",
         };
         print(&row(text("peer_id"), text("network"), sums, &since, table, verdict));
     }

@@ -127,6 +127,8 @@ struct Held {
     sequence: u64,
     share: Share,
     pace: Pace,
+    /// Receipts promise it until then.
+    promised: UnixMillis,
 }
 
 /// A row for the store: `None` removes it.
@@ -147,6 +149,8 @@ pub struct Holding {
     /// Whose row is behind: written as it is when its turn comes, so that a slow store costs 32 bytes for each.
     behind: HashSet<RecordKey>,
     unwritten: u64,
+    /// Something that was promised had to go.
+    lost: bool,
 }
 
 impl Holding {
@@ -163,6 +167,7 @@ impl Holding {
             recent: VecDeque::new(),
             behind: HashSet::new(),
             unwritten: 0,
+            lost: false,
         }
     }
 
@@ -243,13 +248,15 @@ impl Holding {
         }
     }
 
-    fn kept(&self, key: &RecordKey, why: Why, now: UnixMillis) -> Offered {
-        let Some(held) = self.held.get(key) else {
+    fn kept(&mut self, key: &RecordKey, why: Why, now: UnixMillis) -> Offered {
+        let load = self.load();
+        let Some(held) = self.held.get_mut(key) else {
             return Offered { stored: Stored::Full, why: Why::NoRoom, sequence: 0 };
         };
         // A crowded store promises nothing: it may have to make room.
         let left = u32::try_from(held.expires.0.saturating_sub(now.0) / 1_000).unwrap_or(u32::MAX);
-        let promise = if self.load() >= CROWDED { 0 } else { left.min(PROMISE) };
+        let promise = if load >= CROWDED { 0 } else { left.min(PROMISE) };
+        held.promised = held.promised.max(UnixMillis(now.0 + u64::from(promise) * 1_000));
         Offered { stored: Stored::Kept { promise }, why, sequence: held.sequence }
     }
 
@@ -267,7 +274,7 @@ impl Holding {
             return Err((Stored::Invalid, Why::Rejected(RejectReason::TooLarge)));
         }
         if self.held.get(key).is_some_and(|held| held.expires <= now) {
-            self.forget(key);
+            self.forget(key, now);
         }
         let share = Share::of(from);
         let renews = match self.held.get(key) {
@@ -381,7 +388,8 @@ impl Holding {
         if expires <= now || bytes.len() > MAX_BUNDLE_BYTES {
             return false;
         }
-        let (since, pace) = self.held.get(&key).map_or((now, Pace::default()), |held| (held.arrived, held.pace));
+        let before = self.held.get(&key).map(|held| (held.arrived, held.pace, held.promised));
+        let (since, pace, promised) = before.unwrap_or((now, Pace::default(), UnixMillis(0)));
         if self.held.get(&key).is_some_and(|held| held.bytes == bytes && held.share == share) {
             return true;
         }
@@ -394,19 +402,27 @@ impl Holding {
         self.by_expiry.insert((expires, key));
         self.shares.add(share, key, arrived, bytes.len());
         let sequence = bundle.sequence();
-        self.held.insert(key, Held { bytes, expires, judged: now, arrived, sequence, share, pace });
+        self.held.insert(key, Held { bytes, expires, judged: now, arrived, sequence, share, pace, promised });
         true
     }
 
     /// Forgets what is over.
     pub fn expire(&mut self, now: UnixMillis) {
         while let Some((expires, key)) = self.by_expiry.first().copied().filter(|(expires, _)| *expires <= now) {
-            self.forget(&key);
+            self.forget(&key, now);
             self.by_expiry.remove(&(expires, key));
         }
     }
 
-    fn forget(&mut self, key: &RecordKey) {
+    /// Whether something had to go before the end of what its receipts promised, since the last call: room was needed, or
+    /// its owner let it end sooner. An honest holder then begins a new run ([`super::Voice::begin_anew`]), or its next
+    /// "nothing here" would be a proof against it, which an owner could bring about.
+    pub fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn forget(&mut self, key: &RecordKey, now: UnixMillis) {
+        self.lost |= self.held.get(key).is_some_and(|held| held.promised > now);
         if self.remove(key) {
             self.write(*key);
         }

@@ -195,6 +195,11 @@ impl Voice {
         Self { key: secret.signing_key(), overlay, boot }
     }
 
+    /// A new run: what was promised before is promised no more.
+    pub fn begin_anew(&mut self, boot: [u8; 8]) {
+        self.boot = boot;
+    }
+
     /// The bytes of a reply: one signature. At most [`MAX_PEERS`] of `peers` are sent.
     pub fn reply(
         &self,
@@ -335,6 +340,34 @@ impl Reply {
             Said::Near | Said::Held(_) | Said::Stored { .. } => 1,
         };
         signature::verify(&node.0, domain(kind), Some(overlay), &self.scope, &self.payload, &self.signature)
+    }
+}
+
+/// What a signed payload says, as far as it can be evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Statement {
+    /// A receipt.
+    pub(super) keeps: bool,
+    /// To FETCH: nothing is held.
+    pub(super) denies: bool,
+    pub(super) time: UnixMillis,
+    pub(super) boot: [u8; 8],
+    /// Seconds.
+    pub(super) promise: u32,
+}
+
+impl Statement {
+    /// `None` for bytes that are no payload, or do not say of which run.
+    pub(super) fn read(payload: &Bytes) -> Option<Self> {
+        scan(payload, &PAYLOAD).ok()?;
+        let payload = pb::ReplyPayload::decode(payload.clone()).ok()?;
+        Some(Self {
+            keeps: payload.kind == 3,
+            denies: payload.kind == 2 && payload.bundle.is_empty(),
+            time: UnixMillis(payload.time),
+            boot: payload.boot[..].try_into().ok()?,
+            promise: payload.promise,
+        })
     }
 }
 

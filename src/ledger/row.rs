@@ -2,7 +2,7 @@
 //!
 //! `u64 time (unix ms) || f64 good || f64 slow || f64 bad || u64 network, 0 for none`, big-endian.
 
-use super::{Account, BAD_HALF_LIFE, Ledger, MAX_PEERS, MOST, MOST_GOOD, NETWORK_PART, Sums};
+use super::{Account, BAD_HALF_LIFE, Ledger, MAX_PEERS, MOST, MOST_GOOD, MOST_OF_NETWORK, NETWORK_PART, PROVEN, Sums};
 use crate::clock::UnixMillis;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ impl<P: Hash + Eq + Copy> Ledger<P> {
         }
         self.accounts.insert(peer, Account { sums, at: now, network });
         if let Some(network) = network.filter(|_| sums.bad > 0.0) {
-            self.note_network(network, sums.bad * NETWORK_PART, now);
+            self.note_network(network, (sums.bad * NETWORK_PART).min(MOST_OF_NETWORK), now);
         }
         true
     }
@@ -54,7 +54,7 @@ fn decode(row: &[u8], wall: UnixMillis) -> Option<(Sums, Option<u64>)> {
     let mut words = row.chunks_exact(8).map(|word| word.first_chunk::<8>().map_or(0, |word| u64::from_be_bytes(*word)));
     let written = words.next()?;
     let mut sum = |most: f64| words.next().map(f64::from_bits).filter(|sum| (0.0..=most).contains(sum));
-    let sums = Sums { good: sum(MOST_GOOD)?, slow: sum(MOST)?, bad: sum(MOST)? };
+    let sums = Sums { good: sum(MOST_GOOD)?, slow: sum(MOST)?, bad: sum(PROVEN)? };
     let network = words.next().filter(|network| *network != 0);
     // A clock that went back makes nobody worse, one that leaps forgives no more than all.
     let passed = Duration::from_millis(wall.0.saturating_sub(written)).min(BAD_HALF_LIFE * 64);

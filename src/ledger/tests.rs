@@ -25,6 +25,27 @@ fn shuns_a_forger_and_forgives_in_time() {
 }
 
 #[test]
+fn a_proof_weighs_a_month_and_half_of_a_week_on_the_network() {
+    let now = Instant::now();
+    let mut ledger = Ledger::default();
+    ledger.met(1, Some(7), now);
+    ledger.met(2, Some(7), now);
+    many(&mut ledger, 2, Fact::Forged, 5, now);
+    assert!(!ledger.shuns(&2, now));
+    ledger.note(1, Fact::Proven, now);
+    assert!(ledger.shuns(&2, now), "whose network has a liar has less patience");
+    ledger.note(1, Fact::Forged, now);
+    assert!(ledger.shuns(&1, now + 30 * DAY));
+    assert!(!ledger.shuns(&1, now + 33 * DAY));
+    let rows = ledger.take_changes(now, WALL);
+    let mut again = Ledger::default();
+    for (peer, row) in rows {
+        assert!(again.restore(peer, &row.unwrap(), now, WALL));
+    }
+    assert!(again.shuns(&1, now + 30 * DAY) && !again.shuns(&1, now + 33 * DAY));
+}
+
+#[test]
 fn silence_is_no_crime() {
     let now = Instant::now();
     let mut ledger = Ledger::default();

@@ -103,6 +103,7 @@ pub(super) struct Actor {
     pub(super) paying: paying::Paying,
     pub(super) minted: mpsc::Receiver<paying::Minted>,
     pub(super) auditing: auditing::Auditing,
+    pub(super) proving: proving::Proving,
     pub(super) answers_to_audits: mpsc::Receiver<auditing::Audited>,
     pub(super) intake: intake::Intake,
     pub(super) meter: Meter,

@@ -115,7 +115,13 @@ impl Actor {
         match &question.ask {
             Ask::Fetch(key) => {
                 self.meter.asked.inc();
-                Said::Held(self.holding().fetch(key, wall))
+                let held = self.holding().fetch(key, wall);
+                if held.is_none() {
+                    // Nothing more may be promised of what is over.
+                    self.holding().expire(wall);
+                    self.keep_word();
+                }
+                Said::Held(held)
             }
             Ask::Find(_) | Ask::Store(..) => Said::Near,
         }

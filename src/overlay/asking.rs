@@ -10,7 +10,7 @@ use super::address::{node_of, peer_named};
 use super::exchange::WINDOW;
 use super::operations::Operation;
 use crate::clock::UnixMillis;
-use crate::dht::{Answer, Ask, Card, Failure, MAX_PEERS, Question, Reply, RequestId, Said, StepId, Stored};
+use crate::dht::{Answer, Ask, Card, Failure, MAX_PEERS, Question, Reply, RequestId, Said, Signed, StepId, Stored};
 use crate::identity::{NodeKey, random};
 use crate::ledger::Fact;
 use bytes::Bytes;
@@ -257,6 +257,9 @@ impl Actor {
             && let Some(card) = &pending.card
         {
             self.promised(&pending.question, card, &reply);
+        }
+        if let (Said::Held(None), Ask::Fetch(key)) = (&reply.said, &pending.question.ask) {
+            self.denied(pending.to, *key, Signed::from(&reply));
         }
         let shown = reply.card.as_ref().and_then(|card| self.cards.read(card, wall));
         let shown = shown.filter(|card| card.node == pending.to && self.cards.holds(card));

@@ -8,7 +8,7 @@ use super::exchange;
 use super::meter::Traffic;
 use super::transport;
 use crate::clock::UnixMillis;
-use crate::dht::{Ask, Audit, Audits, Card, Observation, Question, Reply, Said, Stored};
+use crate::dht::{Ask, Audit, Audits, Card, Observation, Question, Reply, Said, Signed, Stored};
 use crate::identity::random;
 use crate::record;
 use crate::wire::OverlayId;
@@ -29,8 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Answers that wait for the actor: audits are 10 s apart.
 const MAX_ANSWERS: usize = 4;
 
+/// What a holder answered, and its signature.
+type Answered = (Option<Bytes>, Signed);
+
 /// An audit, and what was held; `None` when there was no answer.
-pub(super) type Audited = (Audit, Option<Option<Bytes>>);
+pub(super) type Audited = (Audit, Option<Answered>);
 
 pub(super) struct Auditing {
     audits: Audits,
@@ -64,6 +67,7 @@ impl Actor {
         };
         let salt = u64::from_be_bytes(random());
         self.auditing.audits.receipt(*key, to, *sequence, *promise, salt, UnixMillis::now());
+        self.proving.proofs.promised(to.node, *key, Signed::from(reply));
     }
 
     /// Once a second.
@@ -80,8 +84,11 @@ impl Actor {
     /// What an audit says is a fact. Silence is none: a stranger may be turned away.
     pub(super) fn audited(&mut self, (audit, answer): Audited) {
         self.meter.audits.inc();
-        let (Some(held), Some(peer)) = (answer, peer_named(&audit.holder.node)) else { return };
+        let (Some((held, said)), Some(peer)) = (answer, peer_named(&audit.holder.node)) else { return };
         let judge = self.judge();
+        if held.is_none() {
+            self.denied(audit.holder.node, audit.key, said);
+        }
         let bundle = held.map(|bytes| record::validate(&bytes, &audit.key, &judge, None));
         let (sequence, now) = (bundle.and_then(Result::ok).map(|bundle| bundle.sequence()), Instant::now());
         let Some(observation) = audit.judge(sequence, judge.now) else { return };
@@ -94,7 +101,7 @@ impl Actor {
 }
 
 /// Asks a holder as somebody else. Only a signed answer is one.
-async fn ask(line: &Line, audit: &Audit) -> Option<Option<Bytes>> {
+async fn ask(line: &Line, audit: &Audit) -> Option<Answered> {
     let key = Keypair::generate_ed25519();
     let transport = transport::build(&key, &line.traffic, &line.rules).ok()?;
     let settings = swarm::Config::with_tokio_executor();
@@ -114,8 +121,9 @@ async fn ask(line: &Line, audit: &Audit) -> Option<Option<Bytes>> {
             SwarmEvent::Behaviour(Event::Message { message: Message::Response { response, .. }, .. }) => {
                 let reply = Reply::decode(response.bytes, &question).ok()?;
                 reply.verify(&audit.holder.node, &line.overlay).ok()?;
+                let signed = Signed::from(&reply);
                 return match reply.said {
-                    Said::Held(held) => Some(held),
+                    Said::Held(held) => Some((held, signed)),
                     _ => None,
                 };
             }
@@ -203,8 +211,8 @@ mod tests {
             audits.receipt(key, &Arc::new(card.clone()), now.0, 1_800, 0, now);
         }
         let first = audits.poll(UnixMillis(now.0 + 400_000)).unwrap();
-        assert_eq!(ask(&line, &first).await, Some(Some(bytes.into())));
+        assert_eq!(ask(&line, &first).await.map(|(held, _)| held), Some(Some(bytes.into())));
         let second = audits.poll(UnixMillis(now.0 + 420_000)).unwrap();
-        assert_eq!(ask(&line, &second).await, Some(None), "nothing, and signed");
+        assert_eq!(ask(&line, &second).await.map(|(held, _)| held), Some(None), "nothing, and signed");
     }
 }

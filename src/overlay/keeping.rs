@@ -32,6 +32,8 @@ pub struct PeerReport {
     pub avoided: bool,
     /// Not listened to.
     pub shunned: bool,
+    /// When it broke a promise by its own signatures: unix milliseconds of its clock.
+    pub proven: Option<u64>,
 }
 
 impl Actor {
@@ -115,6 +117,7 @@ impl Actor {
             in_table: false,
             avoided: self.ledger.avoids(peer, now),
             shunned: self.ledger.shuns(peer, now),
+            proven: node_of(peer).and_then(|node| Some(self.proving.proofs.against(&node)?.at.0)),
         }
     }
 }
@@ -148,7 +151,7 @@ pub(super) fn ledger(store: &Store) -> Ledger<PeerId> {
         tracing::warn!(%error, "the ledger cannot be read");
         Vec::new()
     });
-    for (key, row) in rows {
+    for (key, row) in rows.into_iter().filter(|(key, _)| !super::proving::is_proof(key)) {
         let restored = PeerId::from_bytes(&key).is_ok_and(|peer| ledger.restore(peer, &row, now, wall));
         if !restored && let Err(error) = store.remove(Table::Ledger, &key) {
             tracing::debug!(%error, "an old account stays on disk");

@@ -122,6 +122,7 @@ impl Overlay {
             paying,
             minted,
             auditing,
+            proving: proving::restore(&store, &config.overlay),
             answers_to_audits,
             repair: Repair::new(config.secret.public()),
             intake: Intake::new(now),

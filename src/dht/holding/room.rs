@@ -138,7 +138,7 @@ impl Holding {
         };
         while over(self, if renews { 1.0 } else { CROWDED }) {
             let Some(victim) = self.victim(key, weight, region, now) else { break };
-            self.forget(&victim);
+            self.forget(&victim, now);
         }
         !over(self, 1.0)
     }

@@ -43,12 +43,16 @@ impl Person {
 
     /// What is published `ms` after [`NOW`], good for an hour.
     fn bytes(&self, ms: u64) -> Bytes {
+        self.bytes_for(ms, HOUR)
+    }
+
+    fn bytes_for(&self, ms: u64, life: u64) -> Bytes {
         let issued_at = UnixMillis(NOW.0 + ms);
         let draft = EntryDraft {
             epoch: 0,
             sequence: issued_at.0,
             issued_at,
-            expires_at: UnixMillis(issued_at.0 + HOUR),
+            expires_at: UnixMillis(issued_at.0 + life),
             tombstone: false,
             priority: 0,
             addresses: vec![vec![4, 8, 8, 8, 8, 6, 1, 1]],
@@ -294,7 +298,7 @@ fn a_slow_store_gets_the_last_word_and_every_removal() {
     }
     // Nobody has taken anything; half of it ends meanwhile.
     for person in &people[..100] {
-        holding.forget(&person.keys()[0]);
+        holding.forget(&person.keys()[0], NOW);
     }
     assert_eq!(holding.behind.len(), 200);
     let mut rows: HashMap<RecordKey, Option<Vec<u8>>> = HashMap::new();
@@ -377,4 +381,24 @@ fn every_forged_variant_of_the_vectors_is_refused_for_its_reason_and_changes_not
         }
     }
     assert!(seen > 100, "{seen} forged variants");
+}
+
+/// Or a receipt and a later "nothing here" would prove an honest holder guilty, and an owner could bring that about.
+#[test]
+fn what_was_promised_and_goes_is_told() {
+    let mut holding = holding(100);
+    let (person, key) = (Person::new(), |person: &Person| person.keys()[0]);
+    put(&mut holding, &person, &from(1, 1), 0);
+    put(&mut holding, &person, &from(1, 1), 60_000);
+    assert!(!holding.take_lost(), "a fresher one is no loss");
+    let short = person.bytes_for(120_000, 60_000);
+    let offered = holding.offer(&key(&person), &short, &from(1, 1), None, ALL, &judge_at(120_000));
+    assert_eq!(offered.stored, Stored::Kept { promise: 60 });
+    holding.expire(UnixMillis(NOW.0 + 181_000));
+    assert!(holding.take_lost() && !holding.take_lost(), "the owner let it end within the promise");
+    // What ends when it was promised to is none.
+    let other = Person::new();
+    put(&mut holding, &other, &from(2, 2), 0);
+    holding.expire(UnixMillis(NOW.0 + HOUR));
+    assert!(holding.is_empty() && !holding.take_lost());
 }
