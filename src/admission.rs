@@ -99,6 +99,12 @@ impl Bucket {
         Self { tokens: rate.burst, at: now }
     }
 
+    /// It is not full again yet.
+    pub fn is_used(&self, rate: Rate, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at);
+        self.tokens + passed.as_secs_f64() * rate.per_second < rate.burst
+    }
+
     /// Takes a token if there is one.
     pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at);

@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --release --example overlay-arena -- liars --attack all --trials 1000 --seed 1
 //! cargo run --release --example overlay-arena -- first --attack ghosts --trials 4000
+//! cargo run --release --example overlay-arena -- hot --nodes 30 --rate 5000 --clients 50 --seconds 10
 //! cargo run --release --example overlay-arena -- killed | compare | liars --plain | ...
 //! ```
 
@@ -14,9 +15,10 @@ mod arena;
 mod harness;
 
 use arena::conspiracy::Attack;
-use arena::{Ground, Plan, cells, plain_cells};
+use arena::{Ground, Plan, cells, hot, plain_cells};
 use clap::{Parser, ValueEnum};
 use peerline::wire::Genesis;
+use std::time::Duration;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Cell {
@@ -30,6 +32,8 @@ enum Cell {
     First,
     /// 30 % killed in one moment.
     Killed,
+    /// One key of one real node is asked for at a fixed rate.
+    Hot,
     /// An arena for other processes; told on stdin what to do (`bench/attacks-live`).
     Stand,
 }
@@ -58,6 +62,13 @@ struct Options {
     /// As the nodes' own option, for `stand`.
     #[arg(long, default_value = "arena")]
     test_overlay: String,
+    /// `hot`: clients, their questions together each second, and for how many seconds.
+    #[arg(long, default_value_t = 50)]
+    clients: usize,
+    #[arg(long, default_value_t = 5_000.0)]
+    rate: f64,
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
     /// Plain libp2p-kad instead.
     #[arg(long)]
     plain: bool,
@@ -97,6 +108,17 @@ fn main() {
         Cell::Stand => {
             let plan = plan(options.liars.unwrap_or(0), 0, attacks[0]);
             runtime().block_on(arena::stand::run(plan));
+        }
+        Cell::Hot => {
+            let heat = hot::Heat {
+                nodes: options.nodes,
+                clients: options.clients,
+                rate: options.rate,
+                life: Duration::from_secs(options.seconds),
+                overlay: harness::OVERLAY,
+                seed: options.seed,
+            };
+            println!("{}", runtime().block_on(hot::run(heat)));
         }
         Cell::Killed => {
             let plan = plan(0, options.nodes * 3 / 10, Attack::Drop);

@@ -6,10 +6,11 @@ use super::address::node_of;
 use super::exchange::{self, Pool, ReplyChannel};
 use super::intake::{NotTaken, Put};
 use super::rates::{Rates, Source};
-use crate::admission::Rate;
+use crate::admission::{Bucket, PerSource, Rate};
 use crate::clock::UnixMillis;
 use crate::dht::{Ask, Offered, Position, Question, Said, Stamp};
 use crate::ledger::Fact;
+use crate::record::RecordKey;
 use bytes::Bytes;
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -22,6 +23,14 @@ const FEW: usize = 64;
 /// Signatures for all together: 16 us each, a quarter of a core at most is 15,000 a second.
 const ALL: Rate = Rate { per_second: 10_000.0, burst: 5_000.0 };
 
+/// A held key that is asked for more often is hot (SECURITY §4.10), and keys that are counted.
+const HOT: Rate = Rate { per_second: 50.0, burst: 50.0 };
+const MAX_HOT: usize = 256;
+
+/// Answers for hot keys that name other servers, of one peer: four keys for each lookup. Beyond that the bundle has to do.
+const NAMES: Rate = Rate { per_second: 8.0, burst: 16.0 };
+const MAX_NAMED: usize = 1_024;
+
 /// How long the answer for a position is good, and positions for which one is kept.
 const FRESH: Duration = Duration::from_secs(5);
 const MAX_CACHED: usize = 256;
@@ -31,11 +40,32 @@ pub(super) struct Answering {
     /// For replies that wait for their readers.
     room: Pool,
     cached: HashMap<Position, (Instant, Vec<Bytes>)>,
+    heat: HashMap<RecordKey, Bucket>,
+    names: PerSource<PeerId>,
 }
 
 impl Answering {
     pub(super) fn new(now: Instant) -> Self {
-        Self { rates: Rates::new(ALL, now), room: exchange::replies(), cached: HashMap::new() }
+        Self {
+            rates: Rates::new(ALL, now),
+            room: exchange::replies(),
+            cached: HashMap::new(),
+            heat: HashMap::new(),
+            names: PerSource::new(NAMES, MAX_NAMED),
+        }
+    }
+
+    /// Whether an answer with what is held under `key` names other servers too. A lookup asks a node once for a key, and is
+    /// told; who asks a thousand times for what everybody asks for takes a fifth of the bytes with the bundle alone.
+    fn names_others(&mut self, peer: PeerId, key: &RecordKey, now: Instant) -> bool {
+        if self.heat.len() >= MAX_HOT && !self.heat.contains_key(key) {
+            self.heat.retain(|_, heat| heat.is_used(HOT, now));
+            if self.heat.len() >= MAX_HOT {
+                return true;
+            }
+        }
+        let heat = self.heat.entry(*key).or_insert_with(|| Bucket::full(HOT, now));
+        heat.take(HOT, now) || self.names.take(peer, now)
     }
 
     fn cached(&self, at: &Position, now: Instant) -> Option<Vec<Bytes>> {
@@ -78,6 +108,10 @@ impl Actor {
         }
         let (peers, card) = match (&said, &question.ask) {
             (Said::Near, Ask::Find(position)) => (self.near(position, now, wall), self.own_card(wall)),
+            (Said::Held(Some(_)), Ask::Fetch(key)) if !self.answering.names_others(peer, key, now) => {
+                self.meter.hot.inc();
+                (Vec::new(), None)
+            }
             (Said::Held(_), Ask::Fetch(key)) => (self.near(&Position::of_key(key), now, wall), None),
             _ => (Vec::new(), None),
         };
@@ -174,5 +208,31 @@ mod tests {
         assert_eq!(answering.cached(&Position([7; 32]), now + FRESH), None);
         answering.cache(Position([1; 32]), Vec::new(), now + FRESH);
         assert_eq!(answering.cached.len(), 1);
+    }
+
+    #[test]
+    fn a_hot_key_is_answered_with_the_bundle_alone_but_to_a_lookup_with_names() {
+        let start = Instant::now();
+        let mut answering = Answering::new(start);
+        let (hot, cold) = (RecordKey([1; 32]), RecordKey([2; 32]));
+        let (greedy, reader) = (PeerId::random(), PeerId::random());
+        let mut named = 0;
+        for n in 0..10_000_u64 {
+            let now = start + Duration::from_micros(n * 1_000);
+            named += usize::from(answering.names_others(greedy, &hot, now));
+            if n % 1_000 == 0 {
+                assert!(answering.names_others(reader, &hot, now), "once a second");
+                assert!(answering.names_others(greedy, &cold, now), "it is not everybody's");
+            }
+        }
+        // 50 a second of the key, 8 of the peer, and the bursts.
+        assert!((500..700).contains(&named), "{named} of 10,000");
+        for n in 0..10_000_u64 {
+            let key = RecordKey(std::array::from_fn(|i| n.to_be_bytes()[i % 8]));
+            answering.names_others(greedy, &key, start + Duration::from_secs(20));
+        }
+        assert_eq!(answering.heat.len(), MAX_HOT);
+        assert!(answering.names_others(greedy, &cold, start + Duration::from_secs(60)));
+        assert_eq!(answering.heat.len(), 1);
     }
 }

@@ -53,6 +53,7 @@ pub(super) struct Meter {
     pub(super) audits: Counter,
     /// FETCHes of others that were answered, and questions of our own.
     pub(super) asked: Counter,
+    pub(super) hot: Counter,
     pub(super) questions: Counter,
     pub(super) lookup_seconds: Histogram,
     pub(super) publish_seconds: Histogram,
@@ -76,6 +77,7 @@ impl Meter {
             stamps: Counter::default(),
             audits: Counter::default(),
             asked: Counter::default(),
+            hot: Counter::default(),
             questions: Counter::default(),
             lookup_seconds: seconds(),
             publish_seconds: seconds(),
@@ -99,6 +101,7 @@ impl Meter {
                 meter.passed_on.clone(),
             );
             registry.register("asked", "Questions for records that were answered", meter.asked.clone());
+            registry.register("hot", "Answers with a bundle that many ask for, and no names", meter.hot.clone());
             registry.register("questions", "Questions asked of peers", meter.questions.clone());
             registry.register("lookup_seconds", "Time to the first valid answer", meter.lookup_seconds.clone());
             registry.register("publish_seconds", "Time until enough receipts are there", meter.publish_seconds.clone());

@@ -5,6 +5,7 @@ pub mod cells;
 pub mod conspiracy;
 pub mod figures;
 pub mod flood;
+pub mod hot;
 mod inspect;
 mod kad_words;
 pub mod liar;
