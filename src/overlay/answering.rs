@@ -31,6 +31,10 @@ const MAX_HOT: usize = 256;
 const NAMES: Rate = Rate { per_second: 8.0, burst: 16.0 };
 const MAX_NAMED: usize = 1_024;
 
+/// Questions of one peer that are turned away before its connection is closed: each is a stream, 0.1 ms, that no rate of
+/// ours can refuse.
+const PATIENCE: Rate = Rate { per_second: 100.0, burst: 1_000.0 };
+
 /// How long the answer for a position is good, and positions for which one is kept.
 const FRESH: Duration = Duration::from_secs(5);
 const MAX_CACHED: usize = 256;
@@ -42,6 +46,7 @@ pub(super) struct Answering {
     cached: HashMap<Position, (Instant, Vec<Bytes>)>,
     heat: HashMap<RecordKey, Bucket>,
     names: PerSource<PeerId>,
+    patience: PerSource<PeerId>,
 }
 
 impl Answering {
@@ -52,6 +57,7 @@ impl Answering {
             cached: HashMap::new(),
             heat: HashMap::new(),
             names: PerSource::new(NAMES, MAX_NAMED),
+            patience: PerSource::new(PATIENCE, MAX_NAMED),
         }
     }
 
@@ -91,17 +97,20 @@ impl Actor {
         if self.ledger.shuns(&peer, now) {
             // The channel closes with what is dropped here: the stream ends without a reply.
             self.meter.refuse("question: peer is shunned".into());
-            return;
+            return self.turned_away(peer, connection, now);
         }
         let question = match Question::decode(bytes) {
             Ok(question) => question,
             Err(error) => {
                 self.meter.refuse(format!("question: {error}"));
                 self.ledger.note(peer, Fact::Refused, now);
-                return;
+                return self.turned_away(peer, connection, now);
             }
         };
         let said = self.answer(peer, connection, &question, now, wall);
+        if said == Said::Busy {
+            self.turned_away(peer, connection, now);
+        }
         // After the rates: each new card is a signature to verify.
         if let Some(card) = question.card.as_ref().filter(|_| said != Said::Busy) {
             self.shown(peer, card, wall);
@@ -123,6 +132,22 @@ impl Actor {
         });
         // Whoever left meanwhile does not want to know.
         let _ = self.swarm.behaviour_mut().store.send_response(reply, parcel);
+    }
+
+    /// A question was not worth an answer. Who goes on and on loses the connection.
+    fn turned_away(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
+        if !self.answering.patience.take(peer, now) {
+            self.hang_up(peer, connection, now);
+        }
+    }
+
+    /// Closes the connection of a flood, unless somebody's call is on it.
+    pub(super) fn hang_up(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
+        self.ledger.note(peer, Fact::Flood, now);
+        if !self.swarm.behaviour().link.uses(connection) {
+            self.meter.refuse("connection: closed for a flood".into());
+            self.swarm.close_connection(connection);
+        }
     }
 
     fn answer(

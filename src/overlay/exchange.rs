@@ -27,6 +27,14 @@ pub(super) const WINDOW: usize = MAX_STREAMS / 2;
 /// Bytes of questions and of replies that wait, each.
 const MAX_PENDING_BYTES: usize = 8 * 1024 * 1024;
 
+/// FIND and FETCH with a card are shorter. They have a room of their own: who sends the first twelve KiB of a thousand
+/// records and then nothing must not keep others from asking.
+const SHORT: usize = 1_024;
+const MAX_SHORT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes that are read at once, and that a message may take before it has a room.
+const STEP: usize = 512;
+
 pub(super) type Behaviour = request_response::Behaviour<Codec>;
 pub(super) type Event = request_response::Event<Parcel, Parcel>;
 pub(super) type ReplyChannel = request_response::ResponseChannel<Parcel>;
@@ -52,9 +60,17 @@ pub(super) struct Pool(Arc<AtomicUsize>);
 #[derive(Debug)]
 struct Room(Pool, usize);
 
+impl Room {
+    fn grow(&mut self, bytes: usize) -> Option<()> {
+        let mut more = self.0.take(bytes)?;
+        self.1 += std::mem::take(&mut more.1);
+        Some(())
+    }
+}
+
 impl Pool {
-    fn new() -> Self {
-        Self(Arc::new(AtomicUsize::new(MAX_PENDING_BYTES)))
+    fn new(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
     fn take(&self, bytes: usize) -> Option<Room> {
@@ -78,45 +94,64 @@ impl Drop for Room {
 
 /// Room for replies.
 pub(super) fn replies() -> Pool {
-    Pool::new()
+    Pool::new(MAX_PENDING_BYTES)
 }
 
 pub(super) fn behaviour(config: &OverlayConfig) -> Behaviour {
     let settings = Config::default().with_request_timeout(REQUEST_TIMEOUT).with_max_concurrent_streams(MAX_STREAMS);
     let name = protocol(config, "store/1");
-    request_response::Behaviour::with_codec(Codec { questions: Pool::new() }, [(name, ProtocolSupport::Full)], settings)
+    request_response::Behaviour::with_codec(Codec::new(), [(name, ProtocolSupport::Full)], settings)
 }
 
 /// Who only asks.
 pub(super) fn client(name: StreamProtocol) -> Behaviour {
     let settings = Config::default().with_request_timeout(REQUEST_TIMEOUT);
-    request_response::Behaviour::with_codec(
-        Codec { questions: Pool::new() },
-        [(name, ProtocolSupport::Outbound)],
-        settings,
-    )
+    request_response::Behaviour::with_codec(Codec::new(), [(name, ProtocolSupport::Outbound)], settings)
 }
 
 /// `u32 length || bytes`, big-endian.
 #[derive(Clone, Debug)]
 pub(super) struct Codec {
-    questions: Pool,
+    short: Pool,
+    long: Pool,
+}
+
+impl Codec {
+    fn new() -> Self {
+        Self { short: Pool::new(MAX_SHORT_BYTES), long: Pool::new(MAX_PENDING_BYTES) }
+    }
+
+    fn pool(&self, length: usize) -> Option<&Pool> {
+        Some(if length <= SHORT { &self.short } else { &self.long })
+    }
 }
 
 /// Reads one message. One that is too long comes out empty, which is no message either: it is counted where those are.
-async fn read(io: &mut (impl AsyncRead + Unpin + Send), max: usize, pool: Option<&Pool>) -> io::Result<Parcel> {
+/// `pool`: by its length, where it takes room; for what has come, not for what is promised.
+async fn read<'a>(
+    io: &mut (impl AsyncRead + Unpin + Send),
+    max: usize,
+    pool: impl FnOnce(usize) -> Option<&'a Pool>,
+) -> io::Result<Parcel> {
     let mut length = [0; 4];
     io.read_exact(&mut length).await?;
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if length > max {
         return Ok(Bytes::new().into());
     }
-    let room = pool.map(|pool| pool.take(length).ok_or(io::ErrorKind::OutOfMemory)).transpose()?;
-    // Grows with what comes: a promise of bytes alone takes no memory.
-    let mut bytes = Vec::with_capacity(length.min(1_024));
-    io.take(length as u64).read_to_end(&mut bytes).await?;
-    if bytes.len() < length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    let mut room = pool(length).map(|pool| Room(pool.clone(), 0));
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let have = bytes.len();
+        bytes.resize(length.min(have + STEP), 0);
+        let came = io.read(&mut bytes[have..]).await?;
+        if came == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.truncate(have + came);
+        if let Some(room) = &mut room {
+            room.grow(came).ok_or(io::ErrorKind::OutOfMemory)?;
+        }
     }
     Ok(Parcel { bytes: bytes.into(), _room: room })
 }
@@ -135,14 +170,14 @@ impl request_response::Codec for Codec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io, MAX_QUESTION_BYTES, Some(&self.questions)).await
+        read(io, MAX_QUESTION_BYTES, |length| self.pool(length)).await
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Parcel>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io, MAX_REPLY_BYTES, None).await
+        read(io, MAX_REPLY_BYTES, |_| None).await
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, question: Parcel) -> io::Result<()>
@@ -167,7 +202,7 @@ mod tests {
     use futures::io::Cursor;
 
     fn reads(bytes: &[u8]) -> Result<Bytes, io::ErrorKind> {
-        let read = block_on(read(&mut Cursor::new(bytes), 5, None));
+        let read = block_on(read(&mut Cursor::new(bytes), 5, |_| None));
         read.map(|parcel| parcel.bytes).map_err(|error| error.kind())
     }
 
@@ -184,14 +219,50 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_and_given_back() {
-        let pool = Pool::new();
+        let codec = Codec::new();
         let message = Bytes::from(vec![0; MAX_QUESTION_BYTES]);
-        let waiting: Vec<Parcel> = std::iter::from_fn(|| pool.parcel(message.clone())).collect();
+        let waiting: Vec<Parcel> = std::iter::from_fn(|| codec.long.parcel(message.clone())).collect();
         assert_eq!(waiting.len(), MAX_PENDING_BYTES / MAX_QUESTION_BYTES);
-        let more = [&u32::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
-        let refused = block_on(read(&mut Cursor::new(&more), MAX_QUESTION_BYTES, Some(&pool)));
-        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
-        drop(waiting);
-        assert_eq!(pool.0.load(Ordering::Relaxed), MAX_PENDING_BYTES);
+        let framed = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+        let asked = |bytes: &[u8]| {
+            let framed = framed(bytes);
+            block_on(read(&mut Cursor::new(&framed), MAX_QUESTION_BYTES, |length| codec.pool(length)))
+        };
+        assert_eq!(asked(&message).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        let short = asked(&[7; 300]).unwrap();
+        assert_eq!(short.bytes[..], [7; 300], "questions that carry no record have a room of their own");
+        assert_eq!(codec.short.0.load(Ordering::Relaxed), MAX_SHORT_BYTES - 300);
+        drop((waiting, short));
+        assert_eq!(codec.long.0.load(Ordering::Relaxed), MAX_PENDING_BYTES, "what was read of it too");
+        assert_eq!(codec.short.0.load(Ordering::Relaxed), MAX_SHORT_BYTES);
+    }
+
+    #[test]
+    fn a_promise_of_bytes_takes_no_room() {
+        let codec = Codec::new();
+        let promise = [&(MAX_QUESTION_BYTES as u32).to_be_bytes()[..], &[1; 700]].concat();
+        let mut stalled = stalled_after(promise);
+        let reading = read(&mut stalled, MAX_QUESTION_BYTES, |length| codec.pool(length));
+        futures::pin_mut!(reading);
+        assert!(futures::FutureExt::now_or_never(&mut reading).is_none(), "the rest does not come");
+        assert_eq!(codec.long.0.load(Ordering::Relaxed), MAX_PENDING_BYTES - 700);
+    }
+
+    /// Bytes that are there, and then none for ever.
+    fn stalled_after(bytes: Vec<u8>) -> impl AsyncRead + Unpin + Send {
+        struct Stalled(Cursor<Vec<u8>>);
+        impl AsyncRead for Stalled {
+            fn poll_read(
+                mut self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                into: &mut [u8],
+            ) -> std::task::Poll<io::Result<usize>> {
+                if self.0.position() == self.0.get_ref().len() as u64 {
+                    return std::task::Poll::Pending;
+                }
+                std::pin::Pin::new(&mut self.0).poll_read(cx, into)
+            }
+        }
+        Stalled(Cursor::new(bytes))
     }
 }

@@ -8,7 +8,6 @@ use super::gate;
 use super::intake::Put;
 use super::peers::MAX_ADDRESSES;
 use crate::clock::UnixMillis;
-use crate::ledger::Fact;
 use bytes::Bytes;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
@@ -30,10 +29,7 @@ impl Actor {
             SwarmEvent::Behaviour(BehaviourEvent::Kad(gate::Event::Refused { peer, connection, why, enough })) => {
                 self.meter.refuse(why.into());
                 if enough {
-                    self.ledger.note(peer, Fact::Flood, now);
-                    if !self.swarm.behaviour().link.uses(connection) {
-                        self.swarm.close_connection(connection);
-                    }
+                    self.hang_up(peer, connection, now);
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Store(event)) => self.store_event(event, now),

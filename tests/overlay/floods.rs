@@ -2,7 +2,9 @@
 
 use super::harness::{PATIENCE, Setup, node, reaches};
 use super::stranger::{Protocols, ProtocolsEvent, Stranger};
+use bytes::Bytes;
 use futures::StreamExt;
+use libp2p::request_response::Event;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Swarm, kad};
 use tokio::time::timeout;
@@ -20,6 +22,29 @@ async fn asks(swarm: &mut Swarm<Protocols>, target: PeerId) {
             return;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_what_is_no_question_ends_with_its_connection() {
+    let honest = node(&[], Setup::default()).await;
+    let mut greedy = Stranger::client().await;
+    let target = greedy.connect(honest.address.parse().unwrap()).await;
+    let flood = async {
+        let mut under_way = 0;
+        loop {
+            while under_way < 32 {
+                greedy.swarm.behaviour_mut().store.send_request(&target, Bytes::from_static(b"?"));
+                under_way += 1;
+            }
+            match greedy.swarm.select_next_some().await {
+                SwarmEvent::ConnectionClosed { .. } => return,
+                SwarmEvent::Behaviour(ProtocolsEvent::Store(Event::OutboundFailure { .. })) => under_way -= 1,
+                _ => {}
+            }
+        }
+    };
+    timeout(PATIENCE, flood).await.expect("closed");
+    reaches(&honest.overlay, |status| status.refused.contains_key("connection: closed for a flood")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
