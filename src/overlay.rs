@@ -27,6 +27,7 @@ mod checking;
 mod dialling;
 mod disk;
 mod exchange;
+mod feelers;
 mod gate;
 mod intake;
 mod joining;

@@ -9,7 +9,6 @@ use crate::identity::NodeKey;
 use crate::reachability::Address;
 use crate::wire::is_global;
 use libp2p::swarm::ConnectionId;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -76,17 +75,7 @@ impl Actor {
         if !self.peers.may_feel(&peer, now) {
             return;
         }
-        let addresses: Vec<Multiaddr> = card.addresses.iter().map(to_multiaddr).collect();
-        let opts = DialOpts::peer_id(peer)
-            .condition(PeerCondition::Always)
-            .addresses(addresses)
-            // From the listening port, the pair of ports of the connection that is there already would be met.
-            .allocate_new_port()
-            .build();
-        let id = opts.connection_id();
-        if self.swarm.dial(opts).is_ok() {
-            self.feelers.insert(id, now);
-        }
+        self.feel_out(peer, card.addresses.iter().map(to_multiaddr).collect(), now);
     }
 
     /// A server was not reached, or did not answer. That says nothing while nobody is reached.

@@ -119,7 +119,7 @@ pub(super) struct Actor {
     pub(super) operations_at: Instant,
     pub(super) connecting: HashMap<LinkId, oneshot::Sender<Result<LinkId, LinkError>>>,
     /// Connections that were opened only to see whether they can be: closed once the far end is known.
-    pub(super) feelers: HashMap<ConnectionId, Instant>,
+    pub(super) feelers: feelers::Feelers,
     pub(super) upkeep: upkeep::Upkeep,
 }
 

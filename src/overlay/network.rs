@@ -61,7 +61,7 @@ impl Actor {
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, endpoint, .. } => {
                 self.inbound.remove(&connection_id);
-                self.feelers.remove(&connection_id);
+                self.feelers.gone(&connection_id);
                 self.asking_closed(&connection_id);
                 self.processes.closed(peer_id, connection_id);
                 // Who dialled closes what it does not need any more: that is no sign of death.
@@ -71,7 +71,8 @@ impl Actor {
                 self.upkeep.changed = true;
             }
             SwarmEvent::OutgoingConnectionError { peer_id, error, connection_id } => {
-                self.feelers.remove(&connection_id);
+                self.feelers.gone(&connection_id);
+                self.feel_on(now);
                 self.dial_failed(peer_id, &error);
                 self.lead_failed(connection_id, now);
                 if let Some(peer) = peer_id {
@@ -132,9 +133,8 @@ impl Actor {
                 self.peers.connected(peer, Some(&address), now);
                 self.lead_reached(peer, connection, &address, now, wall);
                 self.meet(peer, now);
-                if let Some(at) = self.feelers.get_mut(&connection) {
-                    *at = now;
-                }
+                self.feelers.up(connection, now);
+                self.feel_on(now);
             }
             ConnectedPoint::Listener { send_back_addr, .. } if direct => {
                 self.peers.connected(peer, None, now);
@@ -180,16 +180,7 @@ impl Actor {
         let addresses = self.peers.dial_back(&peer, claimed, now);
         if !addresses.is_empty() {
             addresses.iter().for_each(|address| self.dialling.free(address));
-            let opts = DialOpts::peer_id(peer)
-                .condition(PeerCondition::Always)
-                .addresses(addresses)
-                // From the listening port, the pair of ports of the connection that is there already would be met.
-                .allocate_new_port()
-                .build();
-            let id = opts.connection_id();
-            if self.swarm.dial(opts).is_ok() {
-                self.feelers.insert(id, now);
-            }
+            self.feel_out(peer, addresses, now);
         }
     }
 

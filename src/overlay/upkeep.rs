@@ -37,9 +37,6 @@ const SMALL: usize = 200;
 /// Nodes that dial a client back, on average, when all meet it: three networks are to see that it can be reached.
 const DIALLED_BACK: usize = 12;
 
-/// A dial-back's connection is closed when the far end has had this long to see it.
-const FEELER_LIFE: Duration = Duration::from_secs(2);
-
 pub(super) struct Upkeep {
     /// Something happened that the status shows.
     pub(super) changed: bool,
@@ -114,14 +111,13 @@ impl Actor {
         for (peer, addresses) in self.peers.probes(now) {
             self.dial_known(peer, addresses);
         }
-        let over: Vec<_> = self.feelers.iter().filter(|(_, at)| now >= **at + FEELER_LIFE).map(|(id, _)| *id).collect();
-        for connection in over {
-            self.feelers.remove(&connection);
+        for connection in self.feelers.over(now) {
             // A link may have taken it for its own meanwhile.
             if !self.swarm.behaviour().link.uses(connection) {
                 self.swarm.close_connection(connection);
             }
         }
+        self.feel_on(now);
         self.walks(now);
         self.asking_round(now);
         self.probe_table(now);
