@@ -61,9 +61,11 @@ async fn a_flood_of_kad_questions_ends_with_its_connection() {
         _ => None,
     });
     let target = target.unwrap();
-    // A private address may ask 1,600 times at once, and 200 times more than that in vain.
-    for n in 0..6_000_u32 {
-        greedy.swarm.behaviour_mut().kad.get_record(kad::RecordKey::new(&n.to_be_bytes().repeat(8)));
+    // Lists of providers are kept for nobody: each word of them is in vain, however slow this machine is. With each comes a
+    // question that is answered while its rate lasts.
+    for n in 0..900_u32 {
+        let key = kad::RecordKey::new(&n.to_be_bytes().repeat(8));
+        greedy.swarm.behaviour_mut().kad.start_providing(key).expect("room for it");
     }
     let flood = async {
         while !matches!(greedy.swarm.select_next_some().await, SwarmEvent::ConnectionClosed { .. }) {}
@@ -74,6 +76,6 @@ async fn a_flood_of_kad_questions_ends_with_its_connection() {
         timeout(PATIENCE, asks(&mut modest.swarm, target)).await.expect("answered meanwhile");
     }
     let _greedy = timeout(PATIENCE, flood).await.expect("closed").unwrap();
-    reaches(&honest.overlay, |status| status.refused.get("kad: too often").is_some_and(|n| *n >= 200)).await;
+    reaches(&honest.overlay, |status| status.refused.get("kad: provider").is_some_and(|n| *n >= 200)).await;
     timeout(PATIENCE, asks(&mut modest.swarm, target)).await.expect("and afterwards");
 }
