@@ -123,13 +123,21 @@ impl Bucket {
 pub struct PerSource<K> {
     rate: Rate,
     max: usize,
+    forgets: bool,
     buckets: HashMap<K, Bucket>,
     shared: Option<Bucket>,
 }
 
 impl<K: Hash + Eq> PerSource<K> {
     pub fn new(rate: Rate, max: usize) -> Self {
-        Self { rate, max, buckets: HashMap::new(), shared: None }
+        Self { rate, max, forgets: false, buckets: HashMap::new(), shared: None }
+    }
+
+    /// For sources that cost nothing, as peer ids do: when there are too many, the half that came longest ago is forgotten.
+    /// A shared bucket would have the honest stand in line with whoever makes names by the thousand; what all of those may
+    /// do together is bounded elsewhere.
+    pub fn of_free_names(rate: Rate, max: usize) -> Self {
+        Self { forgets: true, ..Self::new(rate, max) }
     }
 
     /// Takes a token of `source`.
@@ -138,11 +146,28 @@ impl<K: Hash + Eq> PerSource<K> {
         if self.buckets.len() >= self.max && !self.buckets.contains_key(&source) {
             let refill = Duration::from_secs_f64(rate.burst / rate.per_second);
             self.buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < refill);
+            if self.forgets && self.buckets.len() >= self.max {
+                self.forget_half();
+            }
             if self.buckets.len() >= self.max {
                 return self.shared.get_or_insert_with(|| Bucket::full(rate, now)).take(rate, now);
             }
         }
         self.buckets.entry(source).or_insert_with(|| Bucket::full(rate, now)).take(rate, now)
+    }
+
+    fn forget_half(&mut self) {
+        let mut times: Vec<Instant> = self.buckets.values().map(|bucket| bucket.at).collect();
+        let middle = times.len() / 2;
+        let (_, at, _) = times.select_nth_unstable(middle);
+        let at = *at;
+        // Of those of the middle's own moment as many as are needed.
+        let mut surplus = middle;
+        self.buckets.retain(|_, bucket| {
+            let stays = bucket.at > at || surplus == 0;
+            surplus -= usize::from(!stays);
+            stays
+        });
     }
 }
 
@@ -205,5 +230,25 @@ mod tests {
         let admitted = (0..1000).filter(|n| sources.take(*n, start)).count();
         assert_eq!(admitted, 11, "ten of their own and the shared one");
         assert!(sources.take(2000, start + Duration::from_secs(5)), "old ones make room");
+    }
+
+    #[test]
+    fn who_makes_names_by_the_thousand_shuts_nobody_out() {
+        let start = Instant::now();
+        let mut sources = PerSource::of_free_names(Rate { per_second: 1.0, burst: 10.0 }, 100);
+        let mut honest = 0;
+        for n in 0..10_000_u32 {
+            let now = start + Duration::from_millis(n.into());
+            sources.take(n, now);
+            if n % 1_000 == 999 {
+                honest += usize::from(sources.take(1_000_000 + n, now));
+                honest += usize::from(sources.take(2_000_000, now));
+            }
+        }
+        assert_eq!(honest, 20);
+        assert!(sources.buckets.len() <= 100);
+        // All in one moment.
+        (0..1_000).for_each(|n| assert!(sources.take(3_000_000 + n, start + Duration::from_secs(100))));
+        assert!((50..=100).contains(&sources.buckets.len()), "{}", sources.buckets.len());
     }
 }

@@ -56,8 +56,8 @@ impl Answering {
             room: exchange::replies(),
             cached: HashMap::new(),
             heat: HashMap::new(),
-            names: PerSource::new(NAMES, MAX_NAMED),
-            patience: PerSource::new(PATIENCE, MAX_NAMED),
+            names: PerSource::of_free_names(NAMES, MAX_NAMED),
+            patience: PerSource::of_free_names(PATIENCE, MAX_NAMED),
         }
     }
 

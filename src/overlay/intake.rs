@@ -38,7 +38,7 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            per_peer: PerSource::new(PER_PEER, MAX_PEERS),
+            per_peer: PerSource::of_free_names(PER_PEER, MAX_PEERS),
             per_subnet: PerSource::new(PER_SUBNET, MAX_PEERS),
             all: Bucket::full(ALL, now),
         }

@@ -52,8 +52,8 @@ impl Rates {
     /// `all`: of everybody together.
     pub(super) fn new(all: Rate, now: Instant) -> Self {
         Self {
-            per_peer: PerSource::new(PER_PEER, MAX_SOURCES),
-            per_peer_of_few: PerSource::new(PER_PEER_OF_FEW, MAX_SOURCES),
+            per_peer: PerSource::of_free_names(PER_PEER, MAX_SOURCES),
+            per_peer_of_few: PerSource::of_free_names(PER_PEER_OF_FEW, MAX_SOURCES),
             per_subnet: PerSource::new(PER_SUBNET, MAX_SOURCES),
             all: Bucket::full(all, now),
             rate_of_all: all,
