@@ -3,7 +3,8 @@
 //! strangers' are held to rates here, before kad sees them.
 //!
 //! Who asks too often is answered with nothing, which costs a few bytes, ends the question at the other end, and is
-//! no acknowledgement of a put. Who goes on has its connection closed.
+//! no acknowledgement of a put. Who goes on has its connection closed. Puts go to the intake, and are acknowledged when
+//! the record is kept.
 
 use super::address::ip_of;
 use super::intake;
@@ -41,6 +42,13 @@ type Told = <<Kad as NetworkBehaviour>::ConnectionHandler as ConnectionHandler>:
 #[derive(Debug)]
 pub(super) enum Event {
     Kad(kad::Event),
+    /// A peer wants a record kept, and an acknowledgement once it is.
+    Put {
+        peer: PeerId,
+        connection: ConnectionId,
+        record: kad::Record,
+        answers: Answers,
+    },
     /// A question was turned away. `enough`: its connection is to be closed.
     Refused {
         peer: PeerId,
@@ -48,6 +56,13 @@ pub(super) enum Event {
         why: &'static str,
         enough: bool,
     },
+}
+
+/// To a put: what says that it is kept, and what says nothing.
+#[derive(Debug)]
+pub(super) struct Answers {
+    kept: Box<Told>,
+    not: Box<Told>,
 }
 
 pub(super) struct Gate {
@@ -115,7 +130,7 @@ impl Gate {
             }
             // Nobody's list of providers is kept.
             Asked::AddProvider { .. } => Some("kad: provider"),
-            // With an acknowledgement that says nothing, and judged where records are (K3).
+            // Judged where records are.
             Asked::PutRecord { .. } => (!self.puts.take(peer, now)).then_some("put: too often"),
             Asked::FindNodeReq { .. } | Asked::GetProvidersReq { .. } | Asked::GetRecord { .. } => {
                 let from = Source::of(self.at.get(&connection).copied(), self.scope);
@@ -129,17 +144,36 @@ impl Gate {
         }
     }
 
+    fn tell(&mut self, peer: PeerId, connection: ConnectionId, told: Told) {
+        let handler = NotifyHandler::One(connection);
+        self.pending.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event: told });
+    }
+
+    /// Says what became of a put.
+    pub(super) fn answer(&mut self, peer: PeerId, connection: ConnectionId, answers: Answers, kept: bool) {
+        self.tell(peer, connection, *if kept { answers.kept } else { answers.not });
+    }
+
+    /// kad would acknowledge a put before anybody judged it (K3): it does not see any.
+    fn put(&mut self, peer: PeerId, connection: ConnectionId, asked: Asked) {
+        let Asked::PutRecord { record, request_id } = asked else {
+            return self.kad.on_connection_handler_event(peer, connection, asked);
+        };
+        let (key, value) = (record.key.clone(), record.value.clone());
+        let answers = Answers {
+            kept: Box::new(Told::PutRecordRes { key, value, request_id }),
+            not: Box::new(Told::FindNodeRes { closer_peers: Vec::new(), request_id }),
+        };
+        self.pending.push_back(ToSwarm::GenerateEvent(Event::Put { peer, connection, record, answers }));
+    }
+
     fn refuse(&mut self, peer: PeerId, connection: ConnectionId, asked: Asked, why: &'static str, now: Instant) {
         if let Asked::FindNodeReq { request_id, .. }
         | Asked::GetProvidersReq { request_id, .. }
         | Asked::GetRecord { request_id, .. }
         | Asked::PutRecord { request_id, .. } = asked
         {
-            self.pending.push_back(ToSwarm::NotifyHandler {
-                peer_id: peer,
-                handler: NotifyHandler::One(connection),
-                event: Told::FindNodeRes { closer_peers: Vec::new(), request_id },
-            });
+            self.tell(peer, connection, Told::FindNodeRes { closer_peers: Vec::new(), request_id });
         }
         let enough = !self.patience.take(peer, now);
         self.pending.push_back(ToSwarm::GenerateEvent(Event::Refused { peer, connection, why, enough }));
@@ -216,7 +250,7 @@ impl NetworkBehaviour for Gate {
         let now = Instant::now();
         match self.verdict(peer, connection, &event, now) {
             Some(why) => self.refuse(peer, connection, event, why, now),
-            None => self.kad.on_connection_handler_event(peer, connection, event),
+            None => self.put(peer, connection, event),
         }
     }
 

@@ -8,6 +8,7 @@ use super::gate;
 use super::intake::Put;
 use super::peers::MAX_ADDRESSES;
 use crate::clock::UnixMillis;
+use crate::dht::Stored;
 use bytes::Bytes;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
@@ -26,6 +27,13 @@ impl Actor {
         let (now, wall) = (Instant::now(), UnixMillis::now());
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Kad(gate::Event::Kad(event))) => self.kad_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(gate::Event::Put { peer, connection, record, answers })) => {
+                let bytes = Bytes::from(record.value);
+                let put = Put { key: record.key.as_ref(), bytes: &bytes, stamp: None, what: "put" };
+                let taken = self.take_in(peer, connection, &put);
+                let kept = taken.is_ok_and(|offered| matches!(offered.stored, Stored::Kept { .. }));
+                self.swarm.behaviour_mut().kad.answer(peer, connection, answers, kept);
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Kad(gate::Event::Refused { peer, connection, why, enough })) => {
                 self.meter.refuse(why.into());
                 if enough {
@@ -186,14 +194,6 @@ impl Actor {
 
     fn kad_event(&mut self, event: kad::Event) {
         match event {
-            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { source, connection, record } } => {
-                if let Some(record) = record {
-                    // The acknowledgement has left already (K3): who wants to know asks on `store/1`.
-                    let bytes = Bytes::from(record.value);
-                    let put = Put { key: record.key.as_ref(), bytes: &bytes, stamp: None, what: "put" };
-                    let _ = self.take_in(source, connection, &put);
-                }
-            }
             kad::Event::RoutingUpdated { peer, addresses, .. } => {
                 // kad adds every address that was ever dialled: the oldest go.
                 let surplus = addresses.len().saturating_sub(MAX_ADDRESSES);
@@ -202,7 +202,7 @@ impl Actor {
                     self.swarm.behaviour_mut().kad.remove_address(&peer, &address);
                 }
             }
-            // Provider records are not kept; the others ask nothing of us.
+            // Answered by kad, or about its own queries, which ask nothing of us.
             kad::Event::InboundRequest { .. }
             | kad::Event::OutboundQueryProgressed { .. }
             | kad::Event::UnroutablePeer { .. }

@@ -71,7 +71,7 @@ async fn nodes_refuse_forged_puts_and_say_why() {
                     continue;
                 }
                 let before = honest.status().borrow().clone();
-                put(&mut stranger.swarm, target, key, bytes).await;
+                assert!(!put(&mut stranger.swarm, target, key, bytes).await, "{what}: acknowledged");
                 stranger.drive(reaches(&honest, |status| refusals(status) > refusals(&before))).await;
                 let after = honest.status().borrow().clone();
                 let why: BTreeMap<_, _> =
@@ -79,12 +79,12 @@ async fn nodes_refuse_forged_puts_and_say_why() {
                 println!("{what}: {why:?}");
                 assert_eq!(after.records_held, 0, "{what}");
             }
-            put(&mut stranger.swarm, target, key, good.clone()).await;
+            assert!(put(&mut stranger.swarm, target, key, good.clone()).await, "kept, and acknowledged");
             stranger.drive(reaches(&honest, |status| status.records_held == 1)).await;
             // A key that is none, and the right bytes under another key.
             for key in [vec![1; 31], vec![1; 32]] {
                 let before = refusals(&honest.status().borrow());
-                put(&mut stranger.swarm, target, key, good.clone()).await;
+                assert!(!put(&mut stranger.swarm, target, key, good.clone()).await);
                 stranger.drive(reaches(&honest, |status| refusals(status) > before)).await;
             }
             assert_eq!(honest.status().borrow().records_held, 1);
@@ -130,9 +130,21 @@ async fn nodes_refuse_forged_stores_and_say_so() {
     reaches(&honest, |status| status.records_held == 1 && refusals(status) >= 12).await;
 }
 
-async fn put(swarm: &mut Swarm<Protocols>, target: PeerId, key: impl AsRef<[u8]>, value: Vec<u8>) {
+/// Whether it was acknowledged.
+async fn put(swarm: &mut Swarm<Protocols>, target: PeerId, key: impl AsRef<[u8]>, value: Vec<u8>) -> bool {
     let record = kad::Record { key: kad::RecordKey::new(&key), value, publisher: None, expires: None };
-    swarm.behaviour_mut().kad.put_record_to(record, [target].into_iter(), Quorum::One);
+    let query = swarm.behaviour_mut().kad.put_record_to(record, [target].into_iter(), Quorum::One);
+    loop {
+        if let SwarmEvent::Behaviour(ProtocolsEvent::Kad(kad::Event::OutboundQueryProgressed {
+            id,
+            result: kad::QueryResult::PutRecord(result),
+            ..
+        })) = swarm.select_next_some().await
+            && id == query
+        {
+            return result.is_ok();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
