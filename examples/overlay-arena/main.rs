@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run --release --example overlay-arena -- liars --attack all --trials 1000 --seed 1
 //! cargo run --release --example overlay-arena -- first --attack ghosts --trials 4000
-//! cargo run --release --example overlay-arena -- hot --nodes 30 --rate 5000 --clients 50 --seconds 10
+//! cargo run --release --example overlay-arena -- hot --nodes 30 --rate 5000 --clients 150 --seconds 10
 //! cargo run --release --example overlay-arena -- killed | compare | liars --plain | ...
 //! ```
 
@@ -63,7 +63,7 @@ struct Options {
     #[arg(long, default_value = "arena")]
     test_overlay: String,
     /// `hot`: clients, their questions together each second, and for how many seconds.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 150)]
     clients: usize,
     #[arg(long, default_value_t = 5_000.0)]
     rate: f64,

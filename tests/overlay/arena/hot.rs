@@ -24,7 +24,7 @@ const THREADS: &str = "holder";
 
 /// Clients send what is due this often, and have so many questions under way at most; more count as not sent.
 const TICK: Duration = Duration::from_millis(20);
-const UNDER_WAY: usize = 200;
+const UNDER_WAY: usize = 24;
 
 /// An answer that takes longer is none.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -142,10 +142,21 @@ impl Asker {
     async fn run(self) -> Tally {
         let mut swarm = client(&self.overlay);
         // It listens nowhere: nobody dials it back.
-        swarm.dial(self.address.clone()).expect("an address");
-        let connected =
-            async { while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionEstablished { .. }) {} };
-        timeout(PATIENCE * 3, connected).await.expect("connected");
+        // Of a hundred at once, some find the places for handshakes taken, and come again.
+        let connected = async {
+            loop {
+                swarm.dial(self.address.clone()).expect("an address");
+                loop {
+                    match swarm.select_next_some().await {
+                        SwarmEvent::ConnectionEstablished { .. } => return,
+                        SwarmEvent::OutgoingConnectionError { .. } => break,
+                        _ => {}
+                    }
+                }
+                tokio::time::sleep(TICK * 10).await;
+            }
+        };
+        timeout(PATIENCE * 10, connected).await.expect("connected");
         let mut tally = Tally::default();
         let mut asked: HashMap<OutboundRequestId, (Instant, Question)> = HashMap::new();
         let mut ticks = interval(TICK);
