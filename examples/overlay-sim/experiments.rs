@@ -22,7 +22,8 @@ pub fn run(name: &str, cell: &Cell, commit: &str) -> anyhow::Result<Value> {
         "clock" => clock(cell),
         "ledger" => ledger(cell),
         "rest" => rest(cell),
-        _ => anyhow::bail!("no experiment '{name}': there are churn, partition, clock, ledger, rest"),
+        "e4" => super::e4::run(cell),
+        _ => anyhow::bail!("no experiment '{name}': there are churn, partition, clock, ledger, rest, e4"),
     };
     value["experiment"] = name.into();
     value["commit"] = commit.into();

@@ -52,6 +52,12 @@ impl Known {
         table.clone()
     }
 
+    /// Replaces the table of a server; the one that it had.
+    pub fn put(&mut self, id: u32, table: Option<Rc<Table>>) -> Option<Rc<Table>> {
+        self.tables.resize(self.tables.len().max(id as usize + 1), None);
+        std::mem::replace(&mut self.tables[id as usize], table)
+    }
+
     pub fn contacts(&mut self, id: u32, members: &Members<'_>) -> Rc<[u32]> {
         self.contacts.resize(self.contacts.len().max(members.world.nodes.len()), None);
         self.contacts[id as usize].get_or_insert_with(|| members.contacts(id).into()).clone()

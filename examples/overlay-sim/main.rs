@@ -8,10 +8,12 @@
 
 mod cell;
 mod delays;
+mod e4;
 mod experiments;
 mod iterators;
 mod kad;
 mod known;
+mod newcomer;
 mod ours;
 mod rng;
 mod scene;

@@ -10,7 +10,7 @@ use super::known::{Known, Members};
 use super::rng::{Rng, hash, unit};
 use super::sorted::Sorted;
 use super::user::{User, Which};
-use super::world::{self, Cluster, EXTRA, GHOST, Kind, NOW, Node, OUTDATED, World, head};
+use super::world::{self, Cluster, EXTRA, FLOOD, GHOST, Kind, NOW, Node, OUTDATED, World, head};
 use peerline::dht::{Answer, Ask, Card, MAX_PEERS, Position, Stored, Table};
 use peerline::reachability::Address;
 use std::collections::{HashMap, HashSet};
@@ -117,6 +117,8 @@ pub struct Scene<'a> {
     seed: u64,
     extra: Vec<Node>,
     extra_order: Sorted,
+    /// Hostile ones that nobody knows but whom they visit.
+    pub flood: Vec<Node>,
     known: &'a mut Known,
     held: HashMap<(u32, u8), Which>,
     left: HashSet<u32>,
@@ -160,6 +162,7 @@ impl<'a> Scene<'a> {
             seed,
             extra,
             extra_order,
+            flood: Vec::new(),
             known,
             held: HashMap::new(),
             left: HashSet::new(),
@@ -197,7 +200,11 @@ impl<'a> Scene<'a> {
     }
 
     pub fn node(&self, id: u32) -> &Node {
-        if id >= EXTRA { &self.extra[(id - EXTRA) as usize] } else { &self.world.nodes[id as usize] }
+        match id {
+            EXTRA.. => &self.extra[(id - EXTRA) as usize],
+            FLOOD.. => &self.flood[(id - FLOOD) as usize],
+            _ => &self.world.nodes[id as usize],
+        }
     }
 
     pub fn kind(&self, id: u32) -> Kind {

@@ -26,6 +26,8 @@ pub const OUTDATED: UnixMillis = UnixMillis(NOW.0 - 30 * 86_400_000);
 const LATE: u64 = 6 * 3_600_000;
 
 /// Servers of a world come first, then those that an attacker put around a key, then invented ones.
+/// Before them, those that only a newcomer knows.
+pub const FLOOD: u32 = 1 << 29;
 pub const EXTRA: u32 = 1 << 30;
 pub const GHOST: u32 = 1 << 31;
 

@@ -99,6 +99,8 @@ struct Path {
     again_at: Instant,
     pause: Duration,
     feeler: bool,
+    /// Dialled in this round, which lasts an hour.
+    asked: bool,
     /// Reached at the last dial.
     up: bool,
     /// Its network is one that nodes are known in: not that of a peer which was not seen for days.
@@ -217,6 +219,7 @@ impl Joining {
             again_at: now,
             pause: AGAIN,
             feeler: false,
+            asked: false,
             up: false,
             recent: true,
         });
@@ -260,7 +263,7 @@ impl Joining {
 
     /// When to call [`Joining::poll`] again at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let wanted = |path: &Path| (!path.up && self.wants(path.lead.source)).then_some(path.again_at);
+        let wanted = |path: &Path| (!path.up && self.wants_path(path)).then_some(path.again_at);
         let leads = self.leads.iter().filter_map(|path| path.busy_until.or_else(|| wanted(path)));
         let doubt = self.doubt_since.map(|since| since + GRACE).filter(|_| !self.is_doubted());
         leads
@@ -403,7 +406,7 @@ impl Joining {
         }
         for path in &mut self.leads {
             if path.busy_until.is_none() {
-                (path.up, path.again_at) = (false, now);
+                (path.up, path.again_at, path.asked) = (false, now, false);
             }
         }
         self.look_at_all();

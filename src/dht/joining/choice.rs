@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// Leads of a kind that are followed in each round at least. The cache has 64, of which some are enough; others are few,
+/// and each was named by somebody.
+fn heard_of(source: Source) -> usize {
+    match source {
+        Source::Tried => 8,
+        Source::New => 0,
+        Source::Anchor | Source::Contact | Source::Bootstrap | Source::Dns | Source::Lan => usize::MAX,
+    }
+}
+
 impl Joining {
     /// Whether a view of a source of this kind is still wanted. Each kind has its say: who poisoned the cache has not
     /// thereby poisoned the charter's list.
@@ -13,6 +23,13 @@ impl Joining {
         let viewed = |path: &&Path| path.node.is_some_and(|node| self.views.iter().any(|view| view.through == node));
         let of_kind = self.leads.iter().filter(|path| path.lead.source == source && !path.feeler);
         of_kind.filter(viewed).count() < NEEDED
+    }
+
+    /// As [`Joining::wants`], of one lead. Whoever was named as a way in is followed once in each round, however many of
+    /// its kind have shown the same: five liars on a list must not keep the three honest ones after them from being heard.
+    pub(super) fn wants_path(&self, path: &Path) -> bool {
+        let heard = self.leads.iter().filter(|other| other.asked && other.lead.source == path.lead.source).count();
+        self.wants(path.lead.source) || !path.asked && heard < heard_of(path.lead.source)
     }
 
     /// Networks that sources are known in, those of the LAN aside: as many as can be needed.
@@ -46,8 +63,16 @@ impl Joining {
             *followed.entry(path.lead.source).or_default() += 1;
         }
         let seen: HashSet<u64> = self.views.iter().map(|view| view.network.system).collect();
+        let mut heard: HashMap<Source, usize> = HashMap::new();
+        for path in self.leads.iter().filter(|path| path.asked) {
+            *heard.entry(path.lead.source).or_default() += 1;
+        }
+        let owed = |path: &Path| {
+            !path.asked && heard.get(&path.lead.source).copied().unwrap_or(0) < heard_of(path.lead.source)
+        };
         let ready = |path: &&mut Path| {
-            path.busy_until.is_none() && !path.up && path.again_at <= now && wanted.contains(&path.lead.source)
+            let due = path.busy_until.is_none() && !path.up && path.again_at <= now;
+            due && (wanted.contains(&path.lead.source) || owed(path))
         };
         let order = |path: &&mut Path| {
             let known = path.network.is_some_and(|network| seen.contains(&network.system));
@@ -55,7 +80,7 @@ impl Joining {
             (known, path.pause, followed, path.lead.source, path.lead.id)
         };
         let path = self.leads.iter_mut().filter(ready).min_by_key(order)?;
-        path.busy_until = Some(now + DIAL);
+        (path.busy_until, path.asked) = (Some(now + DIAL), true);
         Some(path.lead.clone())
     }
 

@@ -243,6 +243,20 @@ fn a_list_of_a_domain_counts_once() {
     assert_eq!((joining.standing(), joining.confirmed_by()), (Standing::Joined, 3));
 }
 
+/// Found by E4: with five agreeing liars on a list, the honest ones after them were never dialled.
+#[test]
+fn everybody_on_a_list_is_heard() {
+    let mut world = World::new(500, 500, 256, 15);
+    let mut joining = fresh(&world);
+    for honest in [false, false, false, false, false, false, false, false, true, true, true] {
+        let node = world.some(honest);
+        world.lead(&mut joining, Source::Bootstrap, &node);
+    }
+    world.run(&mut joining, Duration::from_secs(600));
+    assert_eq!(joining.standing(), Standing::PossiblyIsolated(Doubt::SourcesDisagree));
+    assert!(world.table.iter().any(|(card, _)| world.nodes[&card.node].honest));
+}
+
 #[test]
 fn a_neighbour_of_the_local_network_is_one_after_a_restart() {
     let mut world = World::new(5, 0, 1, 12);
