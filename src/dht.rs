@@ -35,7 +35,9 @@ pub use audit::{Audit, Audits};
 pub use card::{Card, CardError, MAX_CARD_ADDRESSES};
 pub use evidence::{Evidence, EvidenceError, Proofs, Signed};
 pub use holding::{Holding, Limits, Offered, Publisher, Repair, Row, Unread, Why, Write};
-pub use joining::{ANCHORS, Contacts, Doubt, Joining, Lead, LeadId, PeerCache, Remembered, Source, Standing, Task};
+pub use joining::{
+    ANCHORS, Contacts, Doubt, Joining, Lead, LeadId, PeerCache, Remembered, Source, Standing, Task, outbound,
+};
 pub use lookup::{Lookup, Outcome, Progress};
 pub use message::{
     MAX_PROMISE, MAX_QUESTION_BYTES, MAX_REPLY_BYTES, MAX_STAMP_BYTES, MessageError, Question, Reply, Said, Voice,

@@ -32,6 +32,7 @@ mod gate;
 mod intake;
 mod joining;
 mod keeping;
+mod kept;
 mod limits;
 pub mod link;
 mod listed;
@@ -48,6 +49,7 @@ mod rates;
 mod records;
 #[cfg(test)]
 mod sample;
+mod slots;
 mod start;
 mod transport;
 mod upkeep;

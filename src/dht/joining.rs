@@ -15,6 +15,7 @@ mod cache;
 mod checks;
 mod choice;
 mod contacts;
+mod outbound;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ mod views;
 
 pub use cache::{ANCHORS, PeerCache, Remembered};
 pub use contacts::Contacts;
+pub use outbound::outbound;
 pub use standing::{Doubt, Lead, LeadId, Source, Standing, Task};
 
 use super::Network;

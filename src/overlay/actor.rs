@@ -120,6 +120,7 @@ pub(super) struct Actor {
     pub(super) connecting: HashMap<LinkId, oneshot::Sender<Result<LinkId, LinkError>>>,
     /// Connections that were opened only to see whether they can be: closed once the far end is known.
     pub(super) feelers: feelers::Feelers,
+    pub(super) slots: slots::Slots,
     pub(super) upkeep: upkeep::Upkeep,
 }
 

@@ -3,7 +3,7 @@
 use super::limits;
 use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
-use super::{Limits, OverlayConfig, exchange, gate, link};
+use super::{Limits, OverlayConfig, exchange, gate, kept, link};
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
@@ -60,6 +60,7 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(super) kept: kept::Behaviour,
     pub(super) link: link::Behaviour,
 }
 
@@ -109,6 +110,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             mdns: mdns.into(),
+            kept: kept::Behaviour::default(),
             link: link::Behaviour::new(config.overlay, config.secret.public(), config.scope, links),
         }
     }

@@ -75,6 +75,11 @@ impl Feelers {
         }
     }
 
+    /// Whether a connection is one, and will be closed.
+    pub(super) fn has(&self, connection: &ConnectionId) -> bool {
+        self.out.contains_key(connection)
+    }
+
     /// A dial failed, or its connection has closed.
     pub(super) fn gone(&mut self, connection: &ConnectionId) {
         self.out.remove(connection);

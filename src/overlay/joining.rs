@@ -266,7 +266,9 @@ impl Actor {
     pub(super) fn peer_rows(&mut self) -> Vec<Row> {
         let mut oldest: Vec<_> = self.table.iter().map(|(card, first_seen)| (first_seen, card.node)).collect();
         oldest.sort_unstable_by_key(|(first_seen, node)| (*first_seen, node.0));
-        let oldest: Vec<NodeKey> = oldest.into_iter().map(|(_, node)| node).collect();
+        // The longest connected first.
+        let longest = self.slots.longest();
+        let oldest: Vec<NodeKey> = longest.into_iter().chain(oldest.into_iter().map(|(_, node)| node)).collect();
         let engine = &mut self.joining.engine;
         if !oldest.is_empty() {
             // Alone for now: what was good before may be good again.

@@ -71,6 +71,7 @@ impl Actor {
                 self.inbound.remove(&connection_id);
                 self.feelers.gone(&connection_id);
                 self.asking_closed(&connection_id);
+                self.slots.closed(peer_id, connection_id);
                 self.processes.closed(peer_id, connection_id);
                 // Who dialled closes what it does not need any more: that is no sign of death.
                 let broke = endpoint.is_dialer()
@@ -132,6 +133,9 @@ impl Actor {
             self.swarm.close_connection(oldest);
         }
         let direct = !endpoint.is_relayed();
+        if direct {
+            self.slots.opened(peer, connection);
+        }
         self.asking_connected(peer, connection, now);
         match endpoint {
             ConnectedPoint::Dialer { address, .. } if direct => {

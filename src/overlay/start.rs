@@ -138,6 +138,7 @@ impl Overlay {
             operations_at: now,
             connecting: Default::default(),
             feelers: Default::default(),
+            slots: Default::default(),
             upkeep: Upkeep::new(server, now),
             store,
         };

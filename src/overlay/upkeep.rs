@@ -120,6 +120,7 @@ impl Actor {
         self.feel_on(now);
         self.walks(now);
         self.asking_round(now);
+        self.fill_slots(now);
         self.probe_table(now);
         self.keep_up(now);
         if now >= self.upkeep.housekeeping_at {
