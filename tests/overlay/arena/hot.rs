@@ -16,7 +16,9 @@ use peerline::record::{self, RecordKey};
 use peerline::wire::OverlayId;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Barrier;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Threads of the node that is asked are named so.
@@ -97,14 +99,25 @@ pub async fn run(heat: Heat) -> Value {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let idle = (cpu() - before).as_secs_f64() / began.elapsed().as_secs_f64();
 
-    let (began, before) = (Instant::now(), cpu());
+    // All begin in one moment, after their handshakes.
+    let ready = Arc::new(Barrier::new(heat.clients + 2));
     let ask = |keys: Vec<RecordKey>, rate: f64| {
-        let asker = Asker { overlay: heat.overlay, target, address: address.clone(), keys, rate, life: heat.life };
+        let asker = Asker {
+            overlay: heat.overlay,
+            target,
+            address: address.clone(),
+            keys,
+            rate,
+            life: heat.life,
+            ready: ready.clone(),
+        };
         tokio::spawn(asker.run())
     };
     let flood: Vec<_> =
         (0..heat.clients).map(|_| ask(keys(&users[0])[..1].to_vec(), heat.rate / heat.clients as f64)).collect();
     let modest = ask(users[1..].iter().flat_map(keys).collect(), OTHERS);
+    ready.wait().await;
+    let (began, before) = (Instant::now(), cpu());
     let mut hot = Tally::default();
     for client in flood {
         hot.add(client.await.expect("a client"));
@@ -136,6 +149,7 @@ struct Asker {
     keys: Vec<RecordKey>,
     rate: f64,
     life: Duration,
+    ready: Arc<Barrier>,
 }
 
 impl Asker {
@@ -157,6 +171,14 @@ impl Asker {
             }
         };
         timeout(PATIENCE * 10, connected).await.expect("connected");
+        let ready = self.ready.wait();
+        tokio::pin!(ready);
+        loop {
+            tokio::select! {
+                _ = &mut ready => break,
+                _ = swarm.select_next_some() => {}
+            }
+        }
         let mut tally = Tally::default();
         let mut asked: HashMap<OutboundRequestId, (Instant, Question)> = HashMap::new();
         let mut ticks = interval(TICK);
