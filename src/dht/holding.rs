@@ -151,6 +151,8 @@ pub struct Holding {
     unwritten: u64,
     /// Something that was promised had to go.
     lost: bool,
+    /// The latest promise of what was forgotten after it: by that clock.
+    over: UnixMillis,
 }
 
 impl Holding {
@@ -168,6 +170,7 @@ impl Holding {
             behind: HashSet::new(),
             unwritten: 0,
             lost: false,
+            over: UnixMillis(0),
         }
     }
 
@@ -415,14 +418,21 @@ impl Holding {
     }
 
     /// Whether something had to go before the end of what its receipts promised, since the last call: room was needed, or
-    /// its owner let it end sooner. An honest holder then begins a new run ([`super::Voice::begin_anew`]), or its next
+    /// its owner let it end sooner, or by a clock that was ahead it was over. An honest holder then begins a new run ([`super::Voice::begin_anew`]), or its next
     /// "nothing here" would be a proof against it, which an owner could bring about.
-    pub fn take_lost(&mut self) -> bool {
-        std::mem::take(&mut self.lost)
+    pub fn take_lost(&mut self, now: UnixMillis) -> bool {
+        let lost = self.lost || now < self.over;
+        if lost {
+            (self.lost, self.over) = (false, UnixMillis(0));
+        }
+        lost
     }
 
     fn forget(&mut self, key: &RecordKey, now: UnixMillis) {
-        self.lost |= self.held.get(key).is_some_and(|held| held.promised > now);
+        match self.held.get(key).map(|held| held.promised) {
+            Some(promised) if promised > now => self.lost = true,
+            promised => self.over = self.over.max(promised.unwrap_or_default()),
+        }
         if self.remove(key) {
             self.write(*key);
         }

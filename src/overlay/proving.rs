@@ -51,7 +51,7 @@ impl Actor {
     /// Something that this node promised had to go: from now on it speaks as another run, so that no honest answer is a
     /// proof against it.
     pub(super) fn keep_word(&mut self) {
-        if self.holding().take_lost() {
+        if self.holding().take_lost(UnixMillis::now()) {
             self.voice.begin_anew(random());
         }
     }
