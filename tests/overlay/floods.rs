@@ -1,12 +1,14 @@
 //! Who asks too much is held to a rate, on kad as well (SECURITY §4.10), and others are answered meanwhile.
 
-use super::harness::{PATIENCE, Setup, node, reaches};
+use super::arena::hot::{self, Heat};
+use super::harness::{OVERLAY, PATIENCE, Setup, node, reaches};
 use super::stranger::{Protocols, ProtocolsEvent, Stranger};
 use bytes::Bytes;
 use futures::StreamExt;
 use libp2p::request_response::Event;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Swarm, kad};
+use std::time::Duration;
 use tokio::time::timeout;
 
 async fn asks(swarm: &mut Swarm<Protocols>, target: PeerId) {
@@ -78,4 +80,19 @@ async fn a_flood_of_kad_questions_ends_with_its_connection() {
     let _greedy = timeout(PATIENCE, flood).await.expect("closed").unwrap();
     reaches(&honest.overlay, |status| status.refused.get("kad: provider").is_some_and(|n| *n >= 200)).await;
     timeout(PATIENCE, asks(&mut modest.swarm, target)).await.expect("and afterwards");
+}
+
+/// E6 in its short form: `overlay-arena hot` is the long one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_key_is_answered_and_others_are_found_meanwhile() {
+    let heat = Heat { nodes: 6, clients: 6, rate: 300.0, life: Duration::from_secs(2), overlay: OVERLAY, seed: 1 };
+    let figures = hot::run(heat).await;
+    println!("{figures}");
+    let number =
+        |path: &str| figures.pointer(path).and_then(|n| n.as_u64()).unwrap_or_else(|| panic!("{path}: {figures}"));
+    assert_eq!(number("/others/failures"), 0);
+    let (answered, named) = (number("/answered/good"), number("/with_peers"));
+    assert!(answered >= 100, "{answered} answered");
+    // On a machine that is slower than that the key is not hot.
+    assert!(answered < 500 || named < answered, "not all with names: {named} of {answered}");
 }
