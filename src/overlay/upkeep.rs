@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_millis(100);
 const ROUND: Duration = Duration::from_secs(1);
 
 /// Walks to the own position and to a far corner: at once when the first server is known, then after 2 s, doubling up to
-/// 5 minutes, or less while there are few.
+/// 5 minutes, or less while there are few, and more in large overlays, see [`longest_pause`].
 const WALK_FIRST: Duration = Duration::from_secs(2);
 const WALK_MOST: Duration = Duration::from_secs(300);
 const WALK_FEW: Duration = Duration::from_secs(30);
@@ -48,8 +48,9 @@ pub(super) struct Upkeep {
     round_at: Instant,
     walk_at: Option<Instant>,
     walk_pause: Duration,
-    /// Servers known at the last walk.
+    /// Servers known at the last walk, and when it was.
     walk_knew: usize,
+    walked_at: Instant,
     housekeeping_at: Instant,
 }
 
@@ -65,6 +66,7 @@ impl Upkeep {
             walk_at: None,
             walk_pause: WALK_FIRST,
             walk_knew: 0,
+            walked_at: now,
             housekeeping_at: now + HOUSEKEEPING,
         }
     }
@@ -78,12 +80,29 @@ impl Upkeep {
         self.estimate < SMALL
     }
 
+    /// A quarter of the servers known at the last walk is gone: it does not wait for its hour.
+    fn lost_many(&self, known: usize, now: Instant) -> bool {
+        known * 4 < self.walk_knew * 3 && now >= self.walked_at + WALK_MOST
+    }
+
     /// Whether this node is one of those who dial a client back that may want to serve, so that some do and not all: it
     /// meets everybody in a small overlay.
     pub(super) fn is_small_and_drawn(&self) -> bool {
         let [lot] = crate::identity::random();
         self.is_small() && usize::from(u8::from_be_bytes([lot])) * self.estimate < DIALLED_BACK * 256
     }
+}
+
+/// The longest pause between walks, by the size of the overlay: 5 minutes up to 400 nodes (a client: 133), then in
+/// proportion to it up to an hour (a client: 12). Two walks are some 40 requests among 100 nodes, and 120 with a dial each,
+/// 0.93 MB, among 10^5: each 5 minutes that alone would be 25 kbit/s, and as much again for being asked
+/// (docs/measurements/overlay.md "A node at rest"). What a table has is kept fresh by its probes, not by walks; a larger
+/// overlay changes less for each of its nodes. A client is asked by nobody, so it needs no complete neighbourhood.
+fn longest_pause(estimate: usize, server: bool) -> Duration {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let (per_node_ms, most) = if server { (750, HOUR) } else { (2_250, 12 * HOUR) };
+    let by_size = Duration::from_millis(per_node_ms * u64::try_from(estimate).unwrap_or(u64::MAX).min(1_000_000));
+    by_size.clamp(WALK_MOST, most)
 }
 
 impl Actor {
@@ -139,7 +158,7 @@ impl Actor {
         }
         match self.upkeep.walk_at {
             None => self.upkeep.walk_pause = WALK_FIRST,
-            Some(at) if now < at => return,
+            Some(at) if now < at && !self.upkeep.lost_many(self.table.len(), now) => return,
             // In a small overlay the walk to the own position asks everybody.
             Some(_) if self.table.len() < EVERYBODY => {}
             Some(_) => {
@@ -149,9 +168,11 @@ impl Actor {
             }
         }
         self.walk(self.position, false, now);
-        let most = if self.table.len() < FEW { WALK_FEW } else { WALK_MOST };
+        let most =
+            if self.table.len() < FEW { WALK_FEW } else { longest_pause(self.upkeep.estimate, self.upkeep.server) };
         let pause = self.upkeep.walk_pause.min(most);
         self.upkeep.walk_at = Some(now + pause);
+        self.upkeep.walked_at = now;
         // While others come, more may: a walk that explores costs little.
         let knew = std::mem::replace(&mut self.upkeep.walk_knew, self.table.len());
         let slower = self.table.len() <= knew + if self.table.len() < EVERYBODY { 0 } else { knew / 4 };
@@ -246,5 +267,26 @@ impl Actor {
         self.meter.links.set(gauge(status.links));
         self.meter.estimate.set(gauge(status.estimate));
         self.status.send_replace(status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walks_rarely_in_large_overlays_only() {
+        let minutes = |estimate, server| longest_pause(estimate, server).as_secs() / 60;
+        assert_eq!([1, 100, 400, 4_000, 100_000].map(|n| minutes(n, true)), [5, 5, 5, 50, 60]);
+        assert_eq!([1, 100, 400, 4_000, 100_000].map(|n| minutes(n, false)), [5, 5, 15, 150, 720]);
+        assert_eq!(minutes(usize::MAX, false), 720);
+    }
+
+    #[test]
+    fn looks_around_soon_when_many_have_gone() {
+        let now = Instant::now();
+        let upkeep = Upkeep { walk_knew: 100, ..Upkeep::new(true, now) };
+        let later = now + WALK_MOST;
+        assert!(upkeep.lost_many(74, later) && !upkeep.lost_many(75, later) && !upkeep.lost_many(10, now));
     }
 }
