@@ -81,7 +81,27 @@ pub fn run(cell: &Cell) -> Value {
         "hostile": HOSTILE,
         "rows": rows,
         "isolated": stage.isolated(runs.max(5)),
+        "calm": calm(cell, &setting, runs.max(5)),
     })
+}
+
+/// Nobody lies: how often it is told that it may be isolated all the same, at a first start and after a restart.
+fn calm(cell: &Cell, setting: &Setting, runs: usize) -> Value {
+    let plan = Plan { nodes: cell.plan.nodes.min(5_000), hostile: 0.0, ..cell.plan.clone() };
+    let world = World::new(&plan, hash(&[cell.seed, 62]));
+    let setting = Setting { attack: Attack::None, ..setting.clone() };
+    let mut known = Known::default();
+    let mut stage = Stage { world: &world, setting: &setting, known: &mut known, cell };
+    let rows = [1, 3].into_iter().flat_map(|honest| [false, true].map(|restart| (honest, restart)));
+    let rows: Vec<Value> = rows
+        .map(|(honest, restart)| {
+            let given = Given { poisoned: 0, honest, source: Source::Bootstrap, wides: 0, restart };
+            let salt = |run: usize| hash(&[cell.seed, 63, honest as u64, u64::from(restart), run as u64]);
+            let all: Vec<(Found, f64, Standing)> = (0..runs).map(|run| stage.joins(&given, salt(run))).collect();
+            row(&given, &all)
+        })
+        .collect();
+    rows.into()
 }
 
 fn row(given: &Given, all: &[(Found, f64, Standing)]) -> Value {
