@@ -32,6 +32,10 @@ pub(super) async fn status(common: &Common) -> anyhow::Result<Outcome> {
         if status.pointer("/overlay/server").and_then(Value::as_bool).unwrap_or(false) { "serving" } else { "client" },
     ));
     print(&format!("standing  {}", text("/overlay/standing")));
+    let isolated = status.pointer("/overlay/isolated").and_then(Value::as_bool).unwrap_or(false);
+    if isolated || (1..3).contains(&number("/overlay/confirmed_by")) {
+        print("          another way in, from somebody whom you trust, makes it surer: --bootstrap ADDRESS");
+    }
     for (user, published) in status.pointer("/published/users").and_then(Value::as_object).into_iter().flatten() {
         let copies = published.get("copies").and_then(Value::as_u64).unwrap_or(0);
         let state = match published.get("bound").and_then(Value::as_bool) {

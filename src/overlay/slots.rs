@@ -6,8 +6,9 @@
 
 use super::actor::Actor;
 use super::address::{node_of, peer_named, to_multiaddr};
+use crate::clock::UnixMillis;
 use crate::dht::{Network, outbound};
-use crate::identity::NodeKey;
+use crate::identity::{NodeKey, random};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
 use std::collections::HashMap;
@@ -26,6 +27,9 @@ const AGAIN: Duration = Duration::from_secs(300);
 /// Servers that were dialled for a place, at most.
 const MAX_DIALLED: usize = 256;
 
+/// Servers known for less are taken last.
+const YOUNG_MS: u64 = 3_600_000;
+
 #[derive(Default)]
 pub(super) struct Slots {
     /// The connections of each peer, the latest last: bounded by the swarm's limits.
@@ -34,6 +38,7 @@ pub(super) struct Slots {
     held: HashMap<PeerId, (Instant, Network, ConnectionId)>,
     dialled: HashMap<PeerId, Instant>,
     round_at: Option<Instant>,
+    salt: Option<u64>,
 }
 
 impl Slots {
@@ -62,6 +67,12 @@ impl Slots {
     }
 }
 
+/// An order that nobody else knows.
+fn lot(salt: u64, node: &NodeKey) -> u64 {
+    let words = node.0.chunks_exact(8).map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
+    words.fold(salt, |lot, word| (lot ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+}
+
 impl Actor {
     /// Fills the places: with whom a connection is open to first, then by dialling.
     pub(super) fn fill_slots(&mut self, now: Instant) {
@@ -78,8 +89,10 @@ impl Actor {
             return;
         }
         let held: Vec<Network> = self.slots.held.values().map(|(_, network, _)| *network).collect();
+        // By lot, newcomers last. By age, everybody would hold the same few, the bootstrap nodes before all.
+        let (salt, wall) = (*self.slots.salt.get_or_insert_with(|| u64::from_be_bytes(random())), UnixMillis::now());
         let mut known: Vec<_> = self.table.iter().map(|(card, since)| (since, card.node, card.network)).collect();
-        known.sort_unstable_by_key(|(since, node, _)| (*since, node.0));
+        known.sort_by_cached_key(|(since, node, _)| (wall.0.saturating_sub(since.0) < YOUNG_MS, lot(salt, node)));
         let may = |node: &NodeKey| {
             let Some(peer) = peer_named(node) else { return false };
             let tried = self.slots.dialled.contains_key(&peer) && !self.slots.open.contains_key(&peer);

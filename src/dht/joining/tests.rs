@@ -328,7 +328,7 @@ fn checks_begin_at_a_peer_that_was_reached_before() {
     assert!(begun.len() > 8, "{}", begun.len());
 }
 
-/// Runs of each case of E4: one, or four with `PEERLINE_FULL=1`, and then up to eight poisoned sources in all steps.
+/// Runs of each case of E4, small: one, or four with `PEERLINE_FULL=1`, and then up to eight poisoned sources in all steps.
 fn runs() -> (u64, &'static [usize]) {
     match std::env::var_os("PEERLINE_FULL") {
         Some(_) => (4, &[1, 2, 3, 4, 5, 6, 7, 8]),
@@ -336,7 +336,8 @@ fn runs() -> (u64, &'static [usize]) {
     }
 }
 
-/// E4: poisoned sources beside honest ones.
+/// E4, small: poisoned sources beside honest ones. Here only whether honest nodes are known at all; whether people are
+/// found with such a table is measured by `examples/overlay-sim --experiment e4`.
 #[test]
 fn no_eclipse_while_one_anchor_or_three_sources_are_honest() {
     let mut told = Vec::new();
