@@ -14,8 +14,9 @@ mod arena;
 #[allow(dead_code, reason = "shared with the tests")]
 mod harness;
 
+use arena::cells::Readers;
 use arena::conspiracy::Attack;
-use arena::{Ground, Plan, cells, hot, plain_cells};
+use arena::{Ground, Plan, cells, hot, knock, plain_cells};
 use clap::{Parser, ValueEnum};
 use peerline::wire::Genesis;
 use std::time::Duration;
@@ -34,6 +35,8 @@ enum Cell {
     Killed,
     /// One key of one real node is asked for at a fixed rate.
     Hot,
+    /// What callers of a hostile record send to the host that it names: run by `bench/knock`.
+    Knock,
     /// An arena for other processes; told on stdin what to do (`bench/attacks-live`).
     Stand,
 }
@@ -56,6 +59,15 @@ struct Options {
     trials: usize,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Newcomers that look up at the same time.
+    #[arg(long, default_value_t = 3)]
+    at_once: usize,
+    /// Lookups of each newcomer, one after the other.
+    #[arg(long, default_value_t = 1)]
+    each: usize,
+    /// Instead of a newcomer for each lookup, so many readers that stay (`liars`).
+    #[arg(long, default_value_t = 0)]
+    standing: usize,
     /// All nodes in one /24.
     #[arg(long)]
     one_subnet: bool,
@@ -95,6 +107,10 @@ fn main() {
         },
     };
     let Options { users, trials, .. } = options;
+    let readers = match options.standing {
+        0 => Readers::New { at_once: options.at_once, each: options.each },
+        count => Readers::Stay(count),
+    };
     match options.cell {
         Cell::Peaceful | Cell::Compare => {
             let plan = plan(0, 0, Attack::Drop);
@@ -120,9 +136,10 @@ fn main() {
             };
             println!("{}", runtime().block_on(hot::run(heat)));
         }
+        Cell::Knock => println!("{}", runtime().block_on(knock::run(trials, options.at_once))),
         Cell::Killed => {
             let plan = plan(0, options.nodes * 3 / 10, Attack::Drop);
-            println!("{}", runtime().block_on(cells::killed_at_once(plan, users, trials)).0);
+            println!("{}", runtime().block_on(cells::killed_at_once(plan, users, trials, options.at_once)).0);
         }
         Cell::Liars | Cell::First => {
             let first = matches!(options.cell, Cell::First);
@@ -131,8 +148,8 @@ fn main() {
                 let plan = plan(liars, 0, attack);
                 let figures = runtime().block_on(async {
                     match (options.plain, first) {
-                        (false, false) => cells::liars_among(plan, users, trials).await.0,
-                        (false, true) => cells::one_liar_first(plan, users, trials).await.0,
+                        (false, false) => cells::liars_among(plan, users, trials, readers).await.0,
+                        (false, true) => cells::one_liar_first(plan, users, trials, options.at_once).await.0,
                         (true, false) => plain_cells::among(plan, users, trials, true).await,
                         (true, true) => plain_cells::one_liar_first(plan, users, trials).await,
                     }

@@ -4,6 +4,7 @@ use super::conspiracy::{Attack, peer_id};
 use super::figures::{cpu, rate, times};
 use super::{Arena, Plan, inspect};
 use crate::harness::{Node, OVERLAY, User, reaches};
+use futures::StreamExt;
 use peerline::overlay::{LookupEvent, LookupReport};
 use peerline::record::ValidBundle;
 use peerline::uri::IdHash;
@@ -127,6 +128,9 @@ pub struct Tally {
     existing: usize,
     refused: usize,
     cpu: Duration,
+    /// Of newcomers, their first lookups.
+    first_found: usize,
+    first: usize,
 }
 
 impl Tally {
@@ -140,6 +144,11 @@ impl Tally {
             self.existing += user.holders.len();
             self.refused += report.refused.len();
         }
+    }
+
+    fn add_first(&mut self, is_first: bool, trial: &Trial) {
+        self.first += usize::from(is_first);
+        self.first_found += usize::from(is_first && trial.newest.is_some());
     }
 
     pub fn is_at_least(&self, percent: f64) -> bool {
@@ -160,7 +169,7 @@ impl Tally {
             "took": times(&self.times),
             "copies_seen": { "seen": self.seen, "existing": self.existing,
                 "percent": (self.copies_percent() * 10.0).round() / 10.0 },
-            "answers_refused": self.refused,
+            "first_of_newcomers": rate(self.first_found, self.first), "answers_refused": self.refused,
             "cpu_ms_all_nodes_each": (self.cpu.as_secs_f64() * 1e5 / self.of.max(1) as f64).round() / 100.0,
         })
     }
@@ -179,7 +188,7 @@ pub async fn look_up(readers: &[Node], users: &[Known], trials: usize, whole: bo
     tally
 }
 
-pub async fn readers(arena: &Arena, count: usize) -> Vec<Node> {
+async fn stand(arena: &Arena, count: usize) -> Vec<Node> {
     let known: Vec<String> = arena.honest.iter().take(3).map(|node| node.address.clone()).collect();
     let mut readers = Vec::new();
     for _ in 0..count {
@@ -211,14 +220,75 @@ fn with(mut head: Value, more: Value) -> Value {
 }
 
 /// A share of the nodes lie: users published and looked up under attack.
-pub async fn liars_among(plan: Plan, users: usize, trials: usize) -> (Value, Tally) {
+pub async fn liars_among(plan: Plan, users: usize, trials: usize, readers: Readers) -> (Value, Tally) {
     let arena = Arena::build(plan).await;
-    let readers = readers(&arena, 5).await;
     let (known, published) = publish(&arena, users, 10).await;
-    let tally = look_up(&readers, &known, trials, true).await;
+    let (tally, waited) = match readers {
+        Readers::Stay(count) => {
+            let readers = stand(&arena, count).await;
+            (look_up(&readers, &known, trials, true).await, Vec::new())
+        }
+        Readers::New { at_once, each } => {
+            newcomers(&arena, &known, trials, (at_once, each), |n| contacts(&arena, n, 3)).await
+        }
+    };
     let (asked, lies) = counts(&arena);
-    let figures = json!({ "publications": published, "lookups": tally.json(), "liars_asked": asked, "lies": lies });
+    let figures = json!({
+        "readers": format!("{readers:?}"), "publications": published, "lookups": tally.json(),
+        "newcomer_up": times(&waited), "liars_asked": asked, "lies": lies,
+    });
     (with(head("liars among the nodes", &plan, &arena), figures), tally)
+}
+
+/// Who looks up.
+#[derive(Clone, Copy, Debug)]
+pub enum Readers {
+    /// These look users up in turn, and have a table by then.
+    Stay(usize),
+    /// Nodes that start, know three addresses and nothing else, and look `each` users up, the first at once.
+    New { at_once: usize, each: usize },
+}
+
+/// So many honest nodes, others for each trial.
+fn contacts(arena: &Arena, n: usize, count: usize) -> Vec<String> {
+    (0..count).map(|k| arena.honest[(n * 13 + k * 37) % arena.honest.len()].address.clone()).collect()
+}
+
+/// Newcomers, some at once, each for some trials; it has a second to be in touch with its three contacts. Also: how long
+/// that took.
+async fn newcomers(
+    arena: &Arena,
+    users: &[Known],
+    trials: usize,
+    (at_once, each): (usize, usize),
+    contacts: impl Fn(usize) -> Vec<String>,
+) -> (Tally, Vec<Duration>) {
+    let before = cpu();
+    let (contacts, each) = (&contacts, each.max(1));
+    let one = |n: usize| async move {
+        let started = Instant::now();
+        let reader = arena.reader(&contacts(n)).await;
+        let mut status = reader.overlay.status();
+        let _ = timeout(Duration::from_secs(1), status.wait_for(|status| status.peers >= 3)).await;
+        let waited = started.elapsed();
+        let mut tried = Vec::new();
+        for k in (n * each..trials.min((n + 1) * each)).map(|k| k % users.len()) {
+            tried.push((&users[k], try_once(&reader, &users[k], true).await));
+        }
+        reader.overlay.shutdown().await;
+        (tried, waited)
+    };
+    let mut ended = futures::stream::iter(0..trials.div_ceil(each)).map(one).buffer_unordered(at_once.max(1));
+    let (mut tally, mut all_waited) = (Tally::default(), Vec::new());
+    while let Some((tried, waited)) = ended.next().await {
+        for (n, (user, trial)) in tried.iter().enumerate() {
+            tally.add(user, trial);
+            tally.add_first(n == 0, trial);
+        }
+        all_waited.push(waited);
+    }
+    tally.cpu = cpu() - before;
+    (tally, all_waited)
 }
 
 pub(super) fn counts(arena: &Arena) -> (u64, u64) {
@@ -227,27 +297,11 @@ pub(super) fn counts(arena: &Arena) -> (u64, u64) {
 }
 
 /// One liar, and a newcomer for each trial who knows it and two honest nodes, and looks up at once.
-pub async fn one_liar_first(plan: Plan, users: usize, trials: usize) -> (Value, Tally) {
+pub async fn one_liar_first(plan: Plan, users: usize, trials: usize, at_once: usize) -> (Value, Tally) {
     let arena = Arena::build(plan).await;
     let (known, published) = publish(&arena, users, 10).await;
-    let mut tally = Tally::default();
-    let before = cpu();
-    let mut waited = Vec::new();
-    for n in 0..trials {
-        let honest = |k: usize| arena.honest[(n * 13 + k * 37) % arena.honest.len()].address.clone();
-        let contacts = [arena.liars[0].address.clone(), honest(0), honest(1)];
-        let started = Instant::now();
-        let reader = arena.reader(&contacts).await;
-        let mut status = reader.overlay.status();
-        // All three first contacts, or whoever came within a second.
-        let _ = timeout(Duration::from_secs(1), status.wait_for(|status| status.peers >= 3)).await;
-        waited.push(started.elapsed());
-        let user = &known[n % known.len()];
-        let trial = try_once(&reader, user, true).await;
-        tally.add(user, &trial);
-        reader.overlay.shutdown().await;
-    }
-    tally.cpu = cpu() - before;
+    let first = |n| [vec![arena.liars[0].address.clone()], contacts(&arena, n, 2)].concat();
+    let (tally, waited) = newcomers(&arena, &known, trials, (at_once, 1), first).await;
     let (asked, lies) = counts(&arena);
     let figures = json!({
         "publications": published, "lookups": tally.json(), "newcomer_up": times(&waited),
@@ -257,15 +311,18 @@ pub async fn one_liar_first(plan: Plan, users: usize, trials: usize) -> (Value, 
 }
 
 /// All alive, then the mortal ones are killed in one moment.
-pub async fn killed_at_once(plan: Plan, users: usize, trials: usize) -> (Value, Tally) {
+pub async fn killed_at_once(plan: Plan, users: usize, trials: usize, at_once: usize) -> (Value, Tally) {
     let mut arena = Arena::build(plan).await;
-    let readers = readers(&arena, 5).await;
+    let readers = stand(&arena, 5).await;
     let (known, published) = publish(&arena, users, 10).await;
-    let alive = look_up(&readers, &known, trials, false).await;
+    let alive = look_up(&readers, &known, trials / 5, false).await;
     arena.kill();
-    let tally = look_up(&readers, &known, trials, false).await;
+    let tally = look_up(&readers, &known, trials / 2, false).await;
+    let bootstrap = |n| contacts(&arena, n, 3);
+    let (new, waited) = newcomers(&arena, &known, trials / 2, (at_once, 1), bootstrap).await;
     let figures = json!({
         "publications": published, "killed": plan.mortal, "before": alive.json(), "lookups": tally.json(),
+        "newcomers": new.json(), "newcomer_up": times(&waited),
     });
     (with(head("killed at once", &plan, &arena), figures), tally)
 }
@@ -273,7 +330,7 @@ pub async fn killed_at_once(plan: Plan, users: usize, trials: usize) -> (Value, 
 /// No attack.
 pub async fn peaceful(plan: Plan, users: usize, trials: usize) -> (Value, Tally) {
     let arena = Arena::build(plan).await;
-    let readers = readers(&arena, 5).await;
+    let readers = stand(&arena, 5).await;
     let (known, published) = publish(&arena, users, 10).await;
     let first = look_up(&readers, &known, trials, false).await;
     let whole = look_up(&readers, &known, trials / 4 + 1, true).await;

@@ -8,6 +8,7 @@ pub mod flood;
 pub mod hot;
 mod inspect;
 mod kad_words;
+pub mod knock;
 pub mod liar;
 pub mod plain;
 pub mod plain_cells;
@@ -18,7 +19,7 @@ use conspiracy::{Attack, Conspiracy, address, listen_at};
 use futures::StreamExt;
 use liar::Liar;
 use peerline::identity::NodeSecret;
-use peerline::overlay::Limits;
+use peerline::overlay::{Limits, Overlay};
 use peerline::reachability::Transport;
 use peerline::store::Store;
 use peerline::uri::IdHash;
@@ -28,6 +29,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+
+/// Places for readers. As few as have distinct networks on loopback.
+const NEWCOMERS: usize = 5_000;
+
+/// Rounds of looking around at most.
+const SETTLING: usize = 8;
 
 /// Which networks the nodes are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,19 +138,26 @@ impl Arena {
         arena
     }
 
-    /// What an overlay of some age has behind it: who came first looked somebody up once, and knows those who came later
-    /// by that; by itself it would look around within minutes.
+    /// What an overlay of some age has behind it: nine in ten of its nodes know how large it is, within a quarter. Who does
+    /// not, looks somebody up; by itself it would look around within minutes. Without it users are published by nodes
+    /// that know a dozen of a hundred, and nobody finds them.
     async fn settle(&mut self) {
         let all: Vec<_> = self.honest.iter().chain(&self.mortal).map(|node| node.overlay.clone()).collect();
-        let looking = futures::stream::iter(all.iter().take(all.len() / 3).enumerate()).for_each_concurrent(
-            6,
-            |(n, overlay)| async move {
-                let nobody = IdHash(std::array::from_fn(|k| (n * 31 + k * 7) as u8));
+        let size = self.plan.honest + self.plan.liars;
+        let knows = |overlay: &Overlay| overlay.status().borrow().estimate * 4 >= size * 3;
+        for round in 0..SETTLING {
+            let late: Vec<_> = all.iter().filter(|overlay| !knows(overlay)).collect();
+            if late.len() * 10 <= all.len() {
+                break;
+            }
+            let looking = futures::stream::iter(late.into_iter().enumerate());
+            let looking = looking.for_each_concurrent(8, |(n, overlay)| async move {
+                let nobody = IdHash(std::array::from_fn(|k| (round * 101 + n * 31 + k * 7) as u8));
                 let mut events = overlay.lookup(nobody);
                 let _ = timeout(PATIENCE, async { while events.recv().await.is_some() {} }).await;
-            },
-        );
-        looking.await;
+            });
+            looking.await;
+        }
         let mut estimates: Vec<usize> = all.iter().map(|overlay| overlay.status().borrow().estimate).collect();
         estimates.sort_unstable();
         self.estimates = [estimates[0], estimates[estimates.len() / 2], estimates[estimates.len() - 1]];
@@ -152,7 +166,9 @@ impl Arena {
     fn place(&self) -> Ipv4Addr {
         let n = self.next_place.get();
         self.next_place.set(n + 1);
-        self.plan.ground.ip(n)
+        // Newcomers of the past have left: their places are taken again.
+        let first = self.plan.honest + self.plan.liars;
+        self.plan.ground.ip(first + (n - first) % NEWCOMERS)
     }
 
     /// A client that keeps nothing, knows these only, and is as new as can be.
