@@ -26,10 +26,12 @@ enum Says {
     EightMixed,
 }
 
+/// Sent there so far. From `/proc/net`, which shows this process's namespace wherever `/sys` was mounted.
 fn packets() -> u64 {
-    let path = format!("/sys/class/net/{INTERFACE}/statistics/tx_packets");
-    let text = std::fs::read_to_string(path).expect("run by bench/knock, in a namespace of its own");
-    text.trim().parse().expect("a number")
+    let text = std::fs::read_to_string("/proc/net/dev").expect("a list of interfaces");
+    let row = text.lines().find_map(|line| line.trim().strip_prefix(INTERFACE)?.strip_prefix(':'));
+    let row = row.expect("run by bench/knock, in a namespace of its own");
+    row.split_whitespace().nth(9).and_then(|sent| sent.parse().ok()).expect("a number")
 }
 
 impl Says {
