@@ -10,7 +10,7 @@ mod evidence;
 mod tests;
 
 use self::evidence::Evidence;
-use super::walk::{Seeds, Walk, WalkConfig, is_everybody};
+use super::walk::{EVERYBODY, Seeds, Walk, WalkConfig, is_everybody};
 use super::{Answer, Ask, Card, Failure, Observations, Position, REGION, REPLICAS, Request, RequestId, StepId};
 use crate::identity::NodeKey;
 use crate::record::{Judge, RecordKey, RejectReason, ValidBundle};
@@ -170,13 +170,20 @@ impl Lookup {
         let over = |walk: &Walk| walk.is_idle(now);
         if !pressed
             && self.running < self.walks.len()
-            && self.evidence.best().is_none()
+            && (self.evidence.best().is_none() || self.is_larger_than_it_seemed())
             && self.walks[..self.running].iter().all(over)
         {
             self.running = self.walks.len();
             pressed = true;
         }
         pressed
+    }
+
+    /// Everybody was asked for one key alone, and they are more than one region has, or most of them hold nothing: four
+    /// regions then.
+    fn is_larger_than_it_seemed(&self) -> bool {
+        let seen = self.walks[0].region().len();
+        seen >= EVERYBODY || self.evidence.fresh(0) * 2 < seen
     }
 
     fn finish(&mut self, now: Instant) {

@@ -10,7 +10,7 @@ mod receipts;
 mod tests;
 
 use self::receipts::Receipts;
-use super::walk::{Seeds, Walk, WalkConfig, is_everybody};
+use super::walk::{EVERYBODY, Seeds, Walk, WalkConfig, is_everybody};
 use super::{Answer, Ask, Card, Failure, Observations, Position, REGION, REPLICAS, Request, RequestId, StepId, Stored};
 use crate::record::{Judge, RecordKey, ValidBundle, validate};
 use bytes::Bytes;
@@ -181,6 +181,10 @@ impl Publish {
             return true;
         }
         let mut pressed = false;
+        if self.is_larger_than_it_seemed(now) {
+            (self.full, self.running) = (REPLICAS, REPLICAS);
+            pressed = true;
+        }
         for walk in &mut self.walks[..self.running] {
             let sparse = !walk.is_everybody() && walk.region().len() * SPARSE.1 < REGION * SPARSE.0;
             if sparse && walk.is_idle(now) && now < walk.deadline() {
@@ -188,6 +192,16 @@ impl Publish {
             }
         }
         pressed
+    }
+
+    /// One walk was made for all keys, and most of those that it found do not keep them, or they are more than one region
+    /// has: who knew three nodes took them for everybody.
+    fn is_larger_than_it_seemed(&self, now: Instant) -> bool {
+        let first = &self.walks[0];
+        let (found, keep) = (first.region().len(), self.receipts.holders()[0].len());
+        let waiting = self.stores().any(|since| now.saturating_duration_since(since) < self.soft);
+        let over = self.full < REPLICAS && first.is_idle(now) && now < first.deadline() && !waiting;
+        over && (found >= EVERYBODY || keep * 2 < found)
     }
 
     fn stores(&self) -> impl Iterator<Item = Instant> {
@@ -252,7 +266,7 @@ impl Publish {
         self.seen[walk] += new.len();
         for card in new {
             // Where everybody is in every region, one walk finds for all four keys.
-            let keys = if self.walks[walk].is_everybody() { 0..REPLICAS } else { walk..walk + 1 };
+            let keys = if self.full < REPLICAS { 0..REPLICAS } else { walk..walk + 1 };
             keys.for_each(|key| self.plan(key, card.clone()));
         }
     }

@@ -45,6 +45,35 @@ fn finds_in_overlays_of_all_sizes() {
     }
 }
 
+/// A caller that started a moment ago knows three nodes, and takes them for all there are.
+#[test]
+fn a_newcomer_finds_in_an_overlay_that_is_larger_than_it_seems() {
+    for (count, hostile) in [(100, 0), (600, 0), (600, 3)] {
+        let kind = |i: usize| if i % 10 < hostile { Kind::Misroute } else { Kind::Honest };
+        for salt in 0..2 {
+            let mut world = World::new(count, false, 1 + salt, kind);
+            let user = User::new(1);
+            world.place(&user, 1);
+            let known: Vec<Arc<Card>> = [5, 16, 27].map(|i| world.nodes[i].card.clone()).into();
+            let seeds = [0; 4].map(|_| Seeds { near: known.clone(), random: Vec::new() });
+            world.seeds(4, &user.keys, salt);
+            let mut lookup = Lookup::new(user.keys, seeds, 1.0, WalkConfig::default(), salt, world.now);
+            let (mut found, mut done) = (None, None);
+            world.run(&mut lookup, |lookup, after| {
+                while let Some(progress) = lookup.poll_progress() {
+                    match progress {
+                        Progress::Found(_) => _ = found.get_or_insert(after),
+                        Progress::Done(outcome) => done = Some(outcome),
+                    }
+                }
+            });
+            let done = done.unwrap();
+            println!("{count} {hostile}: {found:?}, {} requests, {} holders", done.requests, done.holders.len());
+            assert!(found.is_some_and(|after| after < Duration::from_secs(3)), "{count} {hostile} {salt}: {done:?}");
+        }
+    }
+}
+
 #[test]
 fn alone_it_is_done_at_once() {
     let mut world = World::new(1, true, 1, |_| Kind::Honest);

@@ -51,6 +51,26 @@ fn reaches_everybody_in_small_overlays_and_the_regions_in_large_ones() {
     }
 }
 
+/// Who started a moment ago knows three nodes, and takes them for all there are.
+#[test]
+fn a_newcomer_reaches_the_four_regions_of_a_large_overlay() {
+    for hostile in [0, 3] {
+        let kind = |i: usize| if i % 10 < hostile { Kind::Misroute } else { Kind::Honest };
+        let mut world = World::new(600, false, 5, kind);
+        let user = User::new(2);
+        let known: Vec<Arc<Card>> = [5, 16, 27].map(|i| world.nodes[i].card.clone()).into();
+        let seeds = [0; 4].map(|_| Seeds { near: known.clone(), random: Vec::new() });
+        world.seeds(4, &user.keys, 1);
+        let config = WalkConfig::default();
+        let publish =
+            Publish::new(user.valid(1), user.keys, Default::default(), seeds, 1.0, true, config, 1, world.now);
+        let report = run(&mut world, publish);
+        let copies = report.holders.each_ref().map(Vec::len);
+        println!("{hostile}: {copies:?} copies, {} requests", report.requests);
+        assert!(report.good && copies.iter().all(|copies| *copies >= 4), "{copies:?}");
+    }
+}
+
 #[test]
 fn alone_it_is_not_good() {
     let mut world = World::new(1, true, 5, |_| Kind::Honest);

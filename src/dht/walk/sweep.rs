@@ -1,7 +1,7 @@
 //! Asks everybody in the region. Not by nearness, which an attacker chooses, but in turn by the lines that heard of
 //! them, first those named from outside of the region, then by a hash nobody can foresee; few of one network first.
 
-use super::super::{Caps, Diversity, Network, REGION};
+use super::super::{Caps, Distance, Diversity, Network, REGION};
 use super::WalkConfig;
 use super::peers::{Index, Peers};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,9 @@ const FILL: usize = 2;
 pub struct Sweep {
     queues: Vec<BTreeMap<(u8, u64), Index>>,
     turn: usize,
+    /// Where everybody is asked: also by nearness, and whose turn that is.
+    near: BTreeSet<(Distance, Index)>,
+    near_turn: bool,
     /// From networks of which enough were asked.
     rest: BTreeMap<u64, Index>,
     /// All who were named from other networks were asked: now from any.
@@ -51,6 +54,8 @@ impl Sweep {
         Self {
             queues: vec![BTreeMap::new(); lines],
             turn: 0,
+            near: BTreeSet::new(),
+            near_turn: false,
             rest: BTreeMap::new(),
             filling: false,
             everybody,
@@ -72,6 +77,9 @@ impl Sweep {
         if peer.is_askable() {
             let key = (peer.level, mix(&peer.node.0, self.salt));
             self.queues[line].insert(key, at);
+            if self.everybody {
+                self.near.insert((peer.distance, at));
+            }
         }
     }
 
@@ -79,6 +87,15 @@ impl Sweep {
     pub fn next(&mut self, peers: &Peers) -> Option<Index> {
         if self.is_full() {
             return None;
+        }
+        // Who knows three nodes of ten thousand takes them for everybody: without this, it would ask any 64.
+        self.near_turn = !self.near_turn;
+        if self.near_turn {
+            self.near.retain(|(_, at)| peers.get(*at).is_askable());
+            let next = self.near.iter().map(|(_, at)| *at).find(|at| peers.is_open_to(*at));
+            if next.is_some() {
+                return next;
+            }
         }
         for _ in 0..self.queues.len() {
             self.turn = (self.turn + 1) % self.queues.len();
