@@ -198,8 +198,14 @@ impl Actor {
     fn connect(&mut self, to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>>) {
         let addresses = to.addresses.into_iter().filter_map(|bytes| Multiaddr::try_from(bytes).ok());
         let now = Instant::now();
-        let addresses: Vec<Multiaddr> =
-            addresses.filter(|address| self.may_dial(address) && self.dialling.call(address, now)).collect();
+        // A host is tried once by QUIC and once by TCP: it may be one that never asked for it.
+        let mut tried = HashSet::new();
+        let mut once = |address: &Multiaddr| {
+            address::to_plain(address).is_none_or(|plain| tried.insert((plain.ip.to_canonical(), plain.transport)))
+        };
+        let addresses: Vec<Multiaddr> = addresses
+            .filter(|address| self.may_dial(address) && once(address) && self.dialling.call(address, now))
+            .collect();
         let links = &mut self.swarm.behaviour_mut().link;
         let link = links.connect(to.local, to.remote, to.node, addresses, to.deadline);
         if links.is_up(link) {

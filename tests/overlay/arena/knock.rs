@@ -1,8 +1,7 @@
 //! What callers of a hostile record send to the host that it names (SECURITY E7): packets, counted at an interface that
 //! leads nowhere. For `bench/knock`, which makes it in a namespace of its own; elsewhere nothing is sent.
 
-use super::{Ground, secret, setup};
-use crate::harness::{OVERLAY, User, node};
+use crate::harness::{Setup, User, node};
 use futures::StreamExt;
 use peerline::identity::NodeSecret;
 use peerline::overlay::LocalUser;
@@ -11,6 +10,7 @@ use std::time::Duration;
 
 /// The only way to the victim leads here.
 const INTERFACE: &str = "knock0";
+const HERE: &str = "198.18.0.1";
 const VICTIM: &str = "9.9.9.9";
 
 /// As long as a call is dialled.
@@ -51,15 +51,15 @@ impl Says {
 /// `callers` nodes call once each, some at once; then one calls ten times. Packets to the victim, for each record.
 pub async fn run(callers: usize, at_once: usize) -> Value {
     let mut rows = Vec::new();
-    for (letter, says) in [Says::OneQuic, Says::OneTcp, Says::EightQuic, Says::EightMixed].into_iter().enumerate() {
+    for says in [Says::OneQuic, Says::OneTcp, Says::EightQuic, Says::EightMixed] {
         let before = packets();
-        let calls = futures::stream::iter(0..callers).map(|n| call(letter as u64, n, says, 1));
+        let calls = futures::stream::iter(0..callers).map(|_| call(says, 1));
         let all: Vec<u64> = calls.buffer_unordered(at_once.max(1)).collect().await;
         // What is sent late is sent too.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let sent = packets() - before;
         let before = packets();
-        call(100 + letter as u64, 0, says, 10).await;
+        call(says, 10).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         rows.push(json!({
             "record": format!("{says:?}"), "callers": all.len(), "packets": sent,
@@ -71,8 +71,9 @@ pub async fn run(callers: usize, at_once: usize) -> Value {
 }
 
 /// A node that calls whoever the record says is at the victim's.
-async fn call(seed: u64, n: usize, says: Says, times: usize) -> u64 {
-    let caller = node(&[], setup(Ground::Spread.ip(n), secret(seed, b'c', n), false, OVERLAY)).await;
+async fn call(says: Says, times: usize) -> u64 {
+    let listen = ["udp/0/quic-v1", "tcp/0"].map(|port| format!("/ip4/{HERE}/{port}")).into();
+    let caller = node(&[], Setup { server: Some(false), listen, ..Setup::default() }).await;
     let local = User::at(&caller.secret);
     caller.overlay.serve_user(LocalUser { id: local.identity.id, bundle: local.bytes().into() }).await;
     for _ in 0..times {
