@@ -97,6 +97,12 @@ struct Options {
     /// Paths of a walk (ours).
     #[arg(long)]
     paths: Option<usize>,
+    /// Half of the chosen ids lie nearest to the keys, the others anywhere within so many regions around them.
+    #[arg(long, default_value_t = 1.0)]
+    spread: f64,
+    /// Those that a lookup begins with (ours).
+    #[arg(long)]
+    first: Option<usize>,
     /// Trials that share a world.
     #[arg(long, default_value_t = 1_000)]
     per_world: usize,
@@ -151,10 +157,12 @@ impl Options {
     fn cell(&self, strategy: Strategy) -> Cell {
         let mut config = WalkConfig::default();
         config.paths = self.paths.unwrap_or(config.paths);
+        config.first = self.first.unwrap_or(config.first).min(config.paths);
         let cluster = (self.chosen_ids > 0).then_some(Cluster {
             per_key: self.chosen_ids,
             keys: self.keys.clamp(1, 4),
             subnets: self.subnets,
+            spread: self.spread,
             per_wide: self.per_wide,
             early: !self.late,
         });

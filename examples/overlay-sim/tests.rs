@@ -53,7 +53,7 @@ fn lookups_survive_30_percent_of_liars() {
 #[test]
 fn lookups_survive_chosen_ids() {
     let mut cell = cell(Strategy::Peerline, 500, 0.0, 5);
-    cell.setting.cluster = Some(Cluster { per_key: 50, keys: 4, subnets: 0, per_wide: 4, early: true });
+    cell.setting.cluster = Some(Cluster { per_key: 50, keys: 4, subnets: 0, spread: 1.0, per_wide: 4, early: true });
     let summary = &cell.run(&[Attack::Stale])[0];
     assert_eq!(summary.successes(), 5);
 }

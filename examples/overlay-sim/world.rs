@@ -168,6 +168,8 @@ pub struct Cluster {
     pub keys: usize,
     /// Distinct /24s over all of them; 0: one for each server.
     pub subnets: usize,
+    /// How many regions wide those are spread that are not the nearest.
+    pub spread: f64,
     /// Of these /24s, so many share a /16.
     pub per_wide: usize,
     pub early: bool,
@@ -183,7 +185,7 @@ impl Cluster {
         for (number, target) in (0..total).map(|i| (i, &targets[i % self.keys])) {
             let nearest = world.order.nearest(head(target), 1, &|_| true);
             let inner = nearest.first().map_or(u64::MAX, |i| world.order.head(*i) ^ head(target));
-            let reach = if rng.below(2) == 0 { inner } else { world.radius(10.0) };
+            let reach = if rng.below(2) == 0 { inner } else { world.radius(10.0 * self.spread) };
             let distance = (rng.unit() * reach as f64) as u64;
             let mut bytes = rng.bytes();
             bytes[..8].copy_from_slice(&(head(target) ^ distance.max(1)).to_be_bytes());

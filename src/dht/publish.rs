@@ -87,6 +87,9 @@ impl Publish {
         salt: u64,
         now: Instant,
     ) -> Self {
+        // What is not placed with honest nodes nobody finds: all ways at once, and a crowd is searched twice as deep as a
+        // reader does (SECURITY §4.6 "publish wide").
+        let config = WalkConfig { first: config.paths, alarm_quota: 2 * config.alarm_quota, ..config };
         let (soft, hard) = (config.soft, config.hard);
         let walks = keys.iter().zip(seeds).enumerate().map(|(i, (key, seeds))| {
             let salt = salt.wrapping_add(i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

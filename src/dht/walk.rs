@@ -29,11 +29,15 @@ use std::time::{Duration, Instant};
 /// Overlays of so many nodes have one region: everybody (SECURITY §4.5).
 pub const EVERYBODY: usize = 64;
 
+/// How many regions wide a crowded one is searched: as far as holders keep what is published there.
+const AROUND: f64 = 4.0;
+
 /// The numbers of a walk. The defaults are those of a node; others are for measuring what each is worth.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WalkConfig {
-    /// Isolated ways.
+    /// Isolated ways, and with how many of them it begins: the others wait for doubt ([`Walk::press_on`]).
     pub paths: usize,
+    pub first: usize,
     /// Requests of a path that run at once.
     pub parallel: usize,
     /// Candidates that a path keeps.
@@ -52,6 +56,7 @@ impl Default for WalkConfig {
     fn default() -> Self {
         Self {
             paths: 8,
+            first: 4,
             parallel: 2,
             beam: 4,
             quota: 64,
@@ -91,6 +96,8 @@ pub struct Walk {
     config: WalkConfig,
     peers: Peers,
     lines: Vec<Line>,
+    /// Lines on their way; those behind have seeds of their own.
+    active: usize,
     turn: usize,
     sweep: Sweep,
     pace: Pace,
@@ -135,6 +142,7 @@ impl Walk {
             radius,
             peers: Peers::default(),
             lines: (0..lines).map(|_| Line::default()).collect(),
+            active: (config.first.max(1) * config.parallel.max(1)).min(lines),
             turn: 0,
             sweep: Sweep::new(lines, everybody, &config, salt),
             pace: Pace::new(config.soft),
@@ -210,8 +218,8 @@ impl Walk {
 
     fn poll_lines(&mut self, now: Instant) -> Option<Step> {
         let working = self.sweep.is_working();
-        for _ in 0..self.lines.len() {
-            self.turn = (self.turn + 1) % self.lines.len();
+        for _ in 0..self.active {
+            self.turn = (self.turn + 1) % self.active;
             if let Some(at) = self.lines[self.turn].next(&self.peers, working) {
                 self.lines[self.turn].asked(at);
                 return self.ask(at, Some(self.turn), now);
@@ -245,8 +253,11 @@ impl Walk {
         let (member, distance) = (self.peers.get(answerer).member, self.peers.get(answerer).distance);
         if member {
             let dense = distance.fraction() * 1.5 <= self.radius.fraction();
-            self.sweep.answered(dense, &self.config);
+            let crowd = self.sweep.answered(dense, &self.config);
             self.region.push(open.card.clone());
+            if crowd {
+                self.widen();
+            }
         }
         let line = open.line.unwrap_or(self.peers.get(answerer).line);
         let level = if member { self.peers.get(answerer).level.saturating_add(1) } else { 0 };
@@ -267,6 +278,24 @@ impl Walk {
             self.lines[line].arrived |= arrived;
             if points {
                 self.lines[line].points(now);
+            }
+        }
+    }
+
+    /// A crowd around the target: its surroundings are searched too, as far as holders keep records. Whoever wants to
+    /// crowd those as well needs so many times the networks.
+    fn widen(&mut self) {
+        self.radius = Distance::of_fraction((self.radius.fraction() * AROUND).min(1.0));
+        self.active = self.lines.len();
+        for at in self.peers.within(self.radius) {
+            let peer = self.peers.get_mut(at);
+            (peer.member, peer.level) = (true, 0);
+            match peer.answered_by() {
+                Some(card) => self.region.push(card),
+                None => {
+                    let line = peer.line;
+                    self.sweep.offer(at, &self.peers, line);
+                }
             }
         }
     }
@@ -390,9 +419,14 @@ impl Walk {
         now >= self.deadline || (self.idle && self.open.values().all(|open| open.overdue))
     }
 
-    /// Sends each path on its way again from a seed that was not used yet: for when its owner is not content with what
-    /// the region says. False when no seed is left.
+    /// For when its owner is not content with what the region says: the paths that waited go, and when all have gone,
+    /// each goes again from a seed that was not used yet. False when no seed is left.
     pub fn press_on(&mut self) -> bool {
+        if self.active < self.lines.len() {
+            self.active = self.lines.len();
+            self.idle = false;
+            return true;
+        }
         let restarted = self.lines.iter_mut().filter_map(|line| line.restart(&self.peers).then_some(())).count();
         self.idle &= restarted == 0;
         restarted > 0

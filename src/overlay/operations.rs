@@ -54,6 +54,7 @@ pub(super) struct Look {
 /// Such a search: one way, and no more of the region than it takes to compare.
 const LOOK: WalkConfig = WalkConfig {
     paths: 1,
+    first: 1,
     parallel: 3,
     beam: 8,
     quota: 24,

@@ -155,6 +155,12 @@ impl Peers {
         self.next_card(at).map(|(card, _)| self.all[at].cards[card].card.network)
     }
 
+    /// Those no farther than this who do not count as members yet.
+    pub fn within(&self, radius: Distance) -> Vec<Index> {
+        let near = |peer: &Peer| !peer.member && peer.distance <= radius;
+        self.all.iter().enumerate().filter(|(_, peer)| near(peer)).map(|(at, _)| at).collect()
+    }
+
     /// It is asked: by which card, and whose word caused it.
     pub fn ask(&mut self, at: Index) -> Option<(Arc<Card>, Option<Index>)> {
         let (chosen, payer) = self.next_card(at)?;
@@ -241,6 +247,12 @@ impl Peers {
 }
 
 impl Peer {
+    /// The card by which it was asked last, if it has answered.
+    pub fn answered_by(&self) -> Option<Arc<Card>> {
+        let last = self.tried.checked_sub(1).and_then(|last| self.cards.get(last));
+        last.filter(|_| self.state == State::Answered).map(|known| known.card.clone())
+    }
+
     fn take_card(&mut self, card: &Arc<Card>, source: Option<Index>) {
         let at = self.cards.iter().position(|known| same(&known.card, card)).unwrap_or_else(|| {
             // Its latest word first, among those not tried.

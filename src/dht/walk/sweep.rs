@@ -16,6 +16,9 @@ const DENSE: usize = 2;
 /// Requests of a sweep that run at once.
 const AT_ONCE: usize = 32;
 
+/// In a crowd, where most may be silent and hold up those behind them.
+const AT_ONCE_CROWDED: usize = 64;
+
 /// Those who do not answer, in parts of the quota: ghosts must not eat it up, nor keep us dialling.
 const GHOSTS: usize = 2;
 
@@ -107,7 +110,8 @@ impl Sweep {
     }
 
     fn is_full(&self) -> bool {
-        self.open >= AT_ONCE || self.answered + self.open >= self.quota || self.gone >= GHOSTS * self.quota
+        let at_once = if self.crowded { AT_ONCE_CROWDED } else { AT_ONCE };
+        self.open >= at_once || self.answered + self.open >= self.quota || self.gone >= GHOSTS * self.quota
     }
 
     /// Whom to ask of the networks of which enough were asked, up to a bound. `quiet`: no line is on its way, so nobody
@@ -161,14 +165,17 @@ impl Sweep {
         self.open = self.open.saturating_sub(1);
     }
 
-    pub fn answered(&mut self, in_two_thirds: bool, config: &WalkConfig) {
+    /// A member answered. Whether that made it a crowd.
+    pub fn answered(&mut self, in_two_thirds: bool, config: &WalkConfig) -> bool {
         self.answered += 1;
         self.dense += usize::from(in_two_thirds);
         let crowd = self.answered > CROWDED * REGION || self.dense >= DENSE * REGION;
-        if crowd && !self.everybody && !self.crowded {
+        let newly = crowd && !self.everybody && !self.crowded;
+        if newly {
             self.crowded = true;
             self.quota = config.alarm_quota.max(self.quota);
         }
+        newly
     }
 
     pub fn gone(&mut self, at: Index, network: &Network) {

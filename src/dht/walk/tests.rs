@@ -173,6 +173,42 @@ fn a_crowd_widens_the_quota() {
 }
 
 #[test]
+fn around_a_crowd_the_surroundings_are_searched() {
+    let now = Instant::now();
+    let config = WalkConfig { paths: 2, first: 2, parallel: 1, ..WalkConfig::default() };
+    let mut walk = walk(vec![at(0.3, 1, 1), at(0.31, 2, 2)], config, now);
+    let beside = at(RADIUS * 3.0, 5_000, 5_000);
+    let (mut next, mut asked_beside) = (100, 0);
+    loop {
+        let asked = all(&mut walk, now);
+        if asked.is_empty() {
+            break;
+        }
+        for step in asked {
+            asked_beside += usize::from(step.to == beside);
+            assert!(step.to != beside || walk.is_crowded());
+            let mut peers: Vec<_> = (next..next + 10).map(member).collect();
+            next += 10;
+            if step.to.position.distance(&walk.target) <= Distance::of_fraction(RADIUS) {
+                peers.push(beside.clone());
+            }
+            walk.answered(step.id, &peers, now);
+        }
+    }
+    assert_eq!(asked_beside, 1);
+    assert!(walk.region().contains(&beside));
+}
+
+#[test]
+fn half_of_the_paths_wait_for_doubt() {
+    let now = Instant::now();
+    let mut walk = walk((0..40).map(|n| at(0.3, n, n.into())).collect(), WalkConfig::default(), now);
+    assert_eq!(all(&mut walk, now).len(), 8, "four paths of two lines");
+    assert!(walk.press_on());
+    assert_eq!(all(&mut walk, now).len(), 8, "and four more");
+}
+
+#[test]
 fn silence_frees_the_line_and_ends() {
     let now = Instant::now();
     let config = WalkConfig { paths: 1, parallel: 1, ..WalkConfig::default() };
