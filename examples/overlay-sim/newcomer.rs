@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 /// A search through one source, as `overlay` makes it.
 const LOOK: WalkConfig = WalkConfig {
     paths: 1,
+    first: 1,
     parallel: 3,
     beam: 8,
     quota: 24,
