@@ -166,7 +166,7 @@ impl Paying {
         self.wanted.retain(|_, wants| {
             let waits = wants.minting.is_some() || now < wants.since + PATIENCE;
             if !waits {
-                over.extend(wants.all.drain(..));
+                over.append(&mut wants.all);
             }
             waits
         });
