@@ -119,3 +119,29 @@ impl Actor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_lost_with_its_connection_and_no_other() {
+        let (mut slots, peer, now) = (Slots::default(), PeerId::random(), Instant::now());
+        let [first, second] = [1, 2].map(ConnectionId::new_unchecked);
+        slots.opened(peer, first);
+        slots.opened(peer, second);
+        slots.held.insert(peer, (now, Network::of([9, 9, 9, 9].into()), first));
+        slots.closed(peer, second);
+        assert!(slots.held.contains_key(&peer));
+        slots.closed(peer, first);
+        assert!(slots.held.is_empty() && slots.open.is_empty());
+    }
+
+    #[test]
+    fn the_lot_differs_from_node_to_node() {
+        let nodes: Vec<NodeKey> = (0..20).map(|n| NodeKey([n; 32])).collect();
+        let first = |salt: u64| nodes.iter().min_by_key(|node| lot(salt, node)).unwrap().0[0];
+        let chosen: std::collections::HashSet<u8> = (0..200).map(first).collect();
+        assert!(chosen.len() > 12, "{}", chosen.len());
+    }
+}
