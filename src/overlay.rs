@@ -53,6 +53,7 @@ mod slots;
 mod start;
 mod transport;
 mod upkeep;
+mod visitors;
 
 use crate::identity::{NodeKey, NodeSecret};
 use crate::record::{RejectReason, ValidBundle, VerifiedPeerUser};

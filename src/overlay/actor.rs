@@ -76,6 +76,7 @@ pub(super) struct Actor {
     pub(super) kad_protocol: StreamProtocol,
     /// Where inbound connections come from.
     pub(super) inbound: HashMap<ConnectionId, Multiaddr>,
+    pub(super) visitors: visitors::Visitors,
     /// Users that links are answered for.
     pub(super) served: HashSet<IdHash>,
     pub(super) store: Store,

@@ -94,6 +94,7 @@ impl Actor {
     /// A peer asked something.
     pub(super) fn asked(&mut self, peer: PeerId, connection: ConnectionId, bytes: Bytes, reply: ReplyChannel) {
         let (now, wall) = (Instant::now(), UnixMillis::now());
+        self.visitors.used(connection, now);
         if self.ledger.shuns(&peer, now) {
             // The channel closes with what is dropped here: the stream ends without a reply.
             self.meter.refuse("question: peer is shunned".into());

@@ -71,6 +71,11 @@ pub(super) fn protocol(config: &OverlayConfig, name: &str) -> StreamProtocol {
     StreamProtocol::try_from_owned(name).unwrap_or(StreamProtocol::new("/peerline/kad/1"))
 }
 
+/// Connections that may come in, of all.
+pub(super) fn places_for_visitors(max_connections: u32) -> u32 {
+    max_connections - max_connections / 4
+}
+
 impl Behaviour {
     pub(super) fn new(config: &OverlayConfig, key: &Keypair, records: Records) -> Self {
         let here = key.public().to_peer_id();
@@ -93,7 +98,7 @@ impl Behaviour {
             .with_max_pending_outgoing(Some(MAX_DIALLING))
             .with_max_established_per_peer(Some(MOST_PER_PEER))
             // A quarter is for those whom we choose ourselves: strangers cannot fill every slot.
-            .with_max_established_incoming(Some(max_connections - max_connections / 4))
+            .with_max_established_incoming(Some(places_for_visitors(max_connections)))
             .with_max_established(Some(max_connections));
         let identify = identify::Config::new(format!("/peerline/{}", config.overlay.short()), key.public())
             .with_agent_version(Run::random().agent())

@@ -41,6 +41,7 @@ impl Actor {
     pub(super) fn keep_up(&mut self, now: Instant) {
         self.audit();
         self.pay_no_more(now);
+        self.make_room(now);
         let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         let shunned = connected.into_iter().filter(|peer| self.ledger.shuns(peer, now)).collect();
         self.swarm.behaviour_mut().kad.shun(shunned);

@@ -69,6 +69,7 @@ impl Actor {
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, endpoint, .. } => {
                 self.inbound.remove(&connection_id);
+                self.visitors.gone(&connection_id);
                 self.feelers.gone(&connection_id);
                 self.asking_closed(&connection_id);
                 self.slots.closed(peer_id, connection_id);
@@ -152,6 +153,7 @@ impl Actor {
                 self.peers.connected(peer, None, now);
                 self.met(peer, ip_of(send_back_addr), now);
                 self.inbound.insert(connection, send_back_addr.clone());
+                self.visitors.came(connection, peer, now);
                 self.dialled_by(ip_of(send_back_addr), now);
             }
             ConnectedPoint::Dialer { .. } | ConnectedPoint::Listener { .. } => {

@@ -103,6 +103,7 @@ impl Overlay {
             external: external.iter().filter_map(to_plain).collect(),
             listen: listening,
             inbound: Default::default(),
+            visitors: visitors::Visitors::new(behaviour::places_for_visitors(config.limits.max_connections)),
             served: HashSet::new(),
             writer,
             writing,
