@@ -23,7 +23,8 @@ pub fn run(name: &str, cell: &Cell, commit: &str) -> anyhow::Result<Value> {
         "ledger" => ledger(cell),
         "rest" => rest(cell),
         "e4" => super::e4::run(cell),
-        _ => anyhow::bail!("no experiment '{name}': there are churn, partition, clock, ledger, rest, e4"),
+        "ablations" => super::ablations::run(cell),
+        _ => anyhow::bail!("no experiment '{name}': there are churn, partition, clock, ledger, rest, e4, ablations"),
     };
     value["experiment"] = name.into();
     value["commit"] = commit.into();

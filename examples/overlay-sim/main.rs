@@ -6,6 +6,7 @@
 //!     --trials 1000 --seed 1 --json
 //! ```
 
+mod ablations;
 mod cell;
 mod delays;
 mod e4;
@@ -91,7 +92,7 @@ struct Options {
     /// Networks know their autonomous system.
     #[arg(long)]
     asmap: bool,
-    /// churn, partition, clock, ledger or rest, instead of a cell.
+    /// churn, partition, clock, ledger, rest, e4 or ablations, instead of a cell.
     #[arg(long)]
     experiment: Option<String>,
     /// Paths of a walk (ours).
@@ -103,6 +104,14 @@ struct Options {
     /// Those that a lookup begins with (ours).
     #[arg(long)]
     first: Option<usize>,
+    /// Members of a region that are contacted, and in a crowd (ours).
+    #[arg(long)]
+    quota: Option<usize>,
+    #[arg(long)]
+    alarm_quota: Option<usize>,
+    /// Of the four regions so many keep records (ours).
+    #[arg(long, default_value_t = 4)]
+    regions: usize,
     /// Trials that share a world.
     #[arg(long, default_value_t = 1_000)]
     per_world: usize,
@@ -158,6 +167,8 @@ impl Options {
         let mut config = WalkConfig::default();
         config.paths = self.paths.unwrap_or(config.paths);
         config.first = self.first.unwrap_or(config.first).min(config.paths);
+        config.quota = self.quota.unwrap_or(config.quota);
+        config.alarm_quota = self.alarm_quota.unwrap_or(config.alarm_quota);
         let cluster = (self.chosen_ids > 0).then_some(Cluster {
             per_key: self.chosen_ids,
             keys: self.keys.clamp(1, 4),
@@ -184,6 +195,7 @@ impl Options {
                 session: None,
                 partition: false,
                 skewed: 0.0,
+                regions: self.regions,
             },
             strategy,
             config,

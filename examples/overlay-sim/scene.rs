@@ -91,6 +91,8 @@ pub struct Setting {
     pub partition: bool,
     /// Share of users whose clocks are an hour off, either way.
     pub skewed: f64,
+    /// Of the four regions so many keep records: what each is worth.
+    pub regions: usize,
 }
 
 /// Owners publish again after so long.
@@ -267,7 +269,7 @@ impl<'a> Scene<'a> {
         if self.user.judge(Which::Old, None).is_err() {
             return;
         }
-        for j in 0..4_u8 {
+        for j in 0..self.setting.regions.min(4) as u8 {
             let target = self.targets[usize::from(j)];
             let radius = self.world.radius(10.0);
             let region = self.nearest(target, each.unwrap_or(40), &|node| node.kind == Kind::Honest);
@@ -403,7 +405,7 @@ impl<'a> Scene<'a> {
     /// An honest holder: its region, then the product's validator and merge.
     fn store(&mut self, id: u32, key: Option<u8>, target: &Position, bundle: &[u8]) -> Stored {
         let Some(j) = key else { return Stored::Invalid };
-        if self.distance(id, head(target)) > self.world.radius(40.0) {
+        if usize::from(j) >= self.setting.regions || self.distance(id, head(target)) > self.world.radius(40.0) {
             return Stored::NotMine;
         }
         self.keep(id, j, self.user.which(bundle))

@@ -23,6 +23,7 @@ fn cell(strategy: Strategy, nodes: usize, hostile: f64, trials: usize) -> Cell {
             session: None,
             partition: false,
             skewed: 0.0,
+            regions: 4,
         },
         strategy,
         config: WalkConfig::default(),
