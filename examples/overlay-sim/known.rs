@@ -11,8 +11,6 @@ use std::rc::Rc;
 
 /// Offered to a table at each distance; it keeps 20 of them.
 const OFFERED: usize = 40;
-/// Distances with fewer servers are known completely.
-const COMPLETE: usize = 96;
 /// Peers in a bucket of libp2p-kad.
 const BUCKET: usize = 20;
 /// Tables kept at most: some 40 KB each.
@@ -109,7 +107,7 @@ impl Members<'_> {
 
     fn table(&self, id: u32) -> Table {
         let mut table = Table::new(self.world.nodes[id as usize].card.position);
-        for node in self.choice(id, OFFERED, COMPLETE).into_iter().flatten() {
+        for node in self.choice(id, OFFERED, self.world.plan.complete).into_iter().flatten() {
             table.restored(node.card.clone(), ip_of(&node.card), node.since, NOW);
         }
         table
@@ -117,7 +115,7 @@ impl Members<'_> {
 
     /// Full buckets keep whom they have.
     fn contacts(&self, id: u32) -> Vec<u32> {
-        let choice = self.choice(id, BUCKET, COMPLETE);
+        let choice = self.choice(id, BUCKET, self.world.plan.complete);
         choice.into_iter().flat_map(|bucket| bucket.into_iter().take(BUCKET)).map(|n| id_of(&n.card.node)).collect()
     }
 }

@@ -98,12 +98,15 @@ struct Options {
     /// Paths of a walk (ours).
     #[arg(long)]
     paths: Option<usize>,
-    /// Half of the chosen ids lie nearest to the keys, the others anywhere within so many regions around them.
-    #[arg(long, default_value_t = 1.0)]
-    spread: f64,
     /// Those that a lookup begins with (ours).
     #[arg(long)]
     first: Option<usize>,
+    /// Half of the chosen ids lie nearest to the keys, the others anywhere within so many regions around them.
+    #[arg(long, default_value_t = 1.0)]
+    spread: f64,
+    /// At distances with no more servers than this a table was offered everybody, at others 40 of them.
+    #[arg(long, default_value_t = 96)]
+    complete: usize,
     /// Members of a region that are contacted, and in a crowd (ours).
     #[arg(long)]
     quota: Option<usize>,
@@ -184,6 +187,7 @@ impl Options {
                 dead: self.dead,
                 early: !self.late,
                 asmap: self.asmap,
+                complete: self.complete,
             },
             setting: Setting {
                 attack: Attack::None,

@@ -12,7 +12,7 @@ use peerline::dht::WalkConfig;
 
 fn cell(strategy: Strategy, nodes: usize, hostile: f64, trials: usize) -> Cell {
     Cell {
-        plan: Plan { nodes, hostile, dead: 0.1, early: true, asmap: false },
+        plan: Plan { nodes, hostile, dead: 0.1, early: true, asmap: false, complete: 96 },
         setting: Setting {
             attack: Attack::None,
             cluster: None,

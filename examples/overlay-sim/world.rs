@@ -60,6 +60,8 @@ pub struct Plan {
     pub early: bool,
     /// Whether `system` is the autonomous system instead of the /16.
     pub asmap: bool,
+    /// Distances with no more servers are known completely; of others a choice of 40 is offered to a table.
+    pub complete: usize,
 }
 
 /// The servers, by rank of their position.
