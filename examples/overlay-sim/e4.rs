@@ -234,7 +234,7 @@ impl Stage<'_, '_> {
                     times.extend(at.map(|at| at.as_secs_f64()));
                     unconfirmed += usize::from(newcomer.joining.confirmed_by() < 3);
                     confirmed.push(newcomer.joining.confirmed_by() as f64);
-                    words = newcomer.joining.words();
+                    words = newcomer.joining.words(1);
                 }
                 times.sort_by(f64::total_cmp);
                 confirmed.sort_by(f64::total_cmp);

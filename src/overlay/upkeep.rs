@@ -249,7 +249,7 @@ impl Actor {
             peers: self.peers.connected_count(),
             estimate: self.upkeep.estimate,
             server: self.upkeep.server,
-            standing: self.joining.engine.words(),
+            standing: self.joining.engine.words(self.peers.connected_count()),
             confirmed_by: self.joining.engine.confirmed_by(),
             isolated: matches!(standing, Standing::PossiblyIsolated(_)),
             records_held: behaviour.kad.store_mut().holding.len(),

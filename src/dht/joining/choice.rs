@@ -111,10 +111,13 @@ impl Joining {
         self.wide().verdict().agree
     }
 
-    /// How this node stands to the overlay, in words for who reads the status.
-    pub fn words(&self) -> String {
+    /// How this node stands to the overlay, in words for who reads the status. `peers`: to how many it is connected.
+    pub fn words(&self, peers: usize) -> String {
         let standing = self.standing;
         match (standing, self.confirmed_by()) {
+            (Standing::Alone, _) if peers > 0 => {
+                "the first node: others have come to it, and it was given no way in to compare them with".into()
+            }
             (Standing::Joined, 0) => "joined in the local network; no node beyond it is known".into(),
             (Standing::Joined, 1) => {
                 "joined through one network only: nobody independent confirms that this is the whole overlay".into()

@@ -173,6 +173,7 @@ fn the_first_node_is_alone_and_the_second_joins_it() {
     let mut joining = fresh(&world);
     world.run(&mut joining, Duration::from_secs(3_600));
     assert_eq!(joining.standing(), Standing::Alone);
+    assert!(joining.words(0).starts_with("alone") && joining.words(3).starts_with("the first node"));
     let other = world.some(true);
     world.lead(&mut joining, Source::Bootstrap, &other);
     world.run(&mut joining, Duration::from_secs(1));
@@ -233,7 +234,7 @@ fn a_list_of_a_domain_counts_once() {
     }
     world.run(&mut joining, Duration::from_secs(600));
     assert_eq!((joining.standing(), joining.confirmed_by()), (Standing::Joined, 1));
-    assert!(joining.words().contains("nobody independent"), "{}", joining.words());
+    assert!(joining.words(1).contains("nobody independent"), "{}", joining.words(1));
     // Three that were configured outvote it.
     for _ in 0..3 {
         let node = world.some(true);
@@ -269,7 +270,7 @@ fn a_neighbour_of_the_local_network_is_one_after_a_restart() {
     let mut again = Joining::new(cache, 0.0, 8, world.now, world.wall());
     world.run(&mut again, Duration::from_secs(60));
     assert_eq!((again.standing(), again.confirmed_by()), (Standing::Joined, 0));
-    assert!(again.words().contains("local network"), "{}", again.words());
+    assert!(again.words(1).contains("local network"), "{}", again.words(1));
 }
 
 /// People who were called lead in, and do not have to serve.
