@@ -105,3 +105,63 @@ impl ConnectionHandler for Handler {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlay::dialling::Dialling;
+    use crate::overlay::meter::Traffic;
+    use crate::overlay::transport;
+    use crate::wire::AddressScope;
+    use futures::StreamExt;
+    use libp2p::Swarm;
+    use libp2p::identity::Keypair;
+    use libp2p::swarm::{Config, SwarmEvent};
+    use std::time::Duration;
+
+    const IDLE: Duration = Duration::from_millis(100);
+
+    fn swarm() -> Swarm<Behaviour> {
+        let key = Keypair::generate_ed25519();
+        let transport = transport::build(&key, &Traffic::default(), &Dialling::new(AddressScope::Any)).unwrap();
+        let settings = Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
+        Swarm::new(transport, Behaviour::default(), key.public().to_peer_id(), settings)
+    }
+
+    /// Whether a connection is closed within ten times of what idle ones are given.
+    async fn closes(keep: bool) -> bool {
+        let (mut near, mut far) = (swarm(), swarm());
+        far.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        let address = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = far.select_next_some().await {
+                break address;
+            }
+        };
+        near.dial(address).unwrap();
+        let closed = async {
+            loop {
+                tokio::select! {
+                    event = near.select_next_some() => match event {
+                        SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } if keep => {
+                            near.behaviour_mut().keep(peer_id, connection_id);
+                        }
+                        SwarmEvent::ConnectionClosed { .. } => return,
+                        _ => {}
+                    },
+                    event = far.select_next_some() => {
+                        if matches!(event, SwarmEvent::ConnectionClosed { .. }) {
+                            return;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(10 * IDLE, closed).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn who_dialled_decides_how_long_an_idle_connection_stays() {
+        assert!(closes(false).await);
+        assert!(!closes(true).await);
+    }
+}
