@@ -11,7 +11,7 @@ use libp2p::{Multiaddr, PeerId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Dials for questions at once; the swarm has [`MAX_DIALLING`](super::behaviour) for all.
+/// Dials for questions at once; the swarm has room for more, for all others who dial.
 const MAX_DIALS: usize = 96;
 
 /// Different cards by which one peer is dialled at once.
