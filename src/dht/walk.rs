@@ -282,7 +282,7 @@ impl Walk {
         }
     }
 
-    /// A crowd around the target: its surroundings are searched too, as far as holders keep records. Whoever wants to
+    /// A crowd around the target, or silence: its surroundings are searched too, as far as holders keep records. Whoever wants to
     /// crowd those as well needs so many times the networks.
     fn widen(&mut self) {
         self.radius = Distance::of_fraction((self.radius.fraction() * AROUND).min(1.0));
@@ -344,6 +344,7 @@ impl Walk {
         let at = open.peer;
         if absent && !open.overdue {
             self.silent(open);
+            self.missed(open);
         }
         if open.line.is_none() {
             self.sweep.gone(at, &open.card.network);
@@ -357,6 +358,13 @@ impl Walk {
         match open.line {
             Some(line) => self.lines[line].offer(peer.distance, at, self.config.beam),
             None => self.sweep.offer(at, &self.peers, peer.line),
+        }
+    }
+
+    /// Nobody answers there, or not in time.
+    fn missed(&mut self, open: &Open) {
+        if open.line.is_none() && self.sweep.is_silent() {
+            self.widen();
         }
     }
 
@@ -386,6 +394,7 @@ impl Walk {
             self.settle(&open);
             note_words(&mut self.observations, |note| self.peers.is_slow(open.peer, &open.card, note));
             self.silent(&open);
+            self.missed(&open);
             open.overdue = true;
             self.open.insert(id, open);
         }

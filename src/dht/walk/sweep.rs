@@ -2,8 +2,8 @@
 //! them, first those named from outside of the region, then by a hash nobody can foresee; few of one network first.
 
 use super::super::{Caps, Distance, Diversity, Network, REGION};
-use super::WalkConfig;
 use super::peers::{Index, Peers};
+use super::{AROUND, WalkConfig};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Members beyond which a region is more crowded than honest nodes make it, in parts of the expected number: chance is
@@ -12,6 +12,10 @@ const CROWDED: usize = 3;
 
 /// As many in two thirds of the radius, in parts of the expected number in all of it: 2 in 100,000.
 const DENSE: usize = 2;
+
+/// Members that are silent, in parts of the expected number, from which on they hide those who are not: at chance, where a
+/// third is dead, 1 in 1,000,000 regions has so many.
+const SILENT: usize = 2;
 
 /// Requests of a sweep that run at once.
 const AT_ONCE: usize = 32;
@@ -50,6 +54,9 @@ pub struct Sweep {
     gone: usize,
     quota: usize,
     pub crowded: bool,
+    silent: usize,
+    /// The surroundings of the region are searched too.
+    pub wide: bool,
 }
 
 impl Sweep {
@@ -71,6 +78,8 @@ impl Sweep {
             gone: 0,
             quota: config.quota,
             crowded: false,
+            silent: 0,
+            wide: false,
         }
     }
 
@@ -110,7 +119,7 @@ impl Sweep {
     }
 
     fn is_full(&self) -> bool {
-        let at_once = if self.crowded { AT_ONCE_CROWDED } else { AT_ONCE };
+        let at_once = if self.wide { AT_ONCE_CROWDED } else { AT_ONCE };
         self.open >= at_once || self.answered + self.open >= self.quota || self.gone >= GHOSTS * self.quota
     }
 
@@ -165,17 +174,27 @@ impl Sweep {
         self.open = self.open.saturating_sub(1);
     }
 
-    /// A member answered. Whether that made it a crowd.
+    /// A member does not answer in time, or not at all. Whether so many do not that the surroundings are to be searched;
+    /// never for quotas: silence costs a liar nothing.
+    pub fn is_silent(&mut self) -> bool {
+        self.silent += 1;
+        let newly = self.silent >= SILENT * REGION && !self.everybody && !self.wide;
+        self.wide |= newly;
+        newly
+    }
+
+    /// A member answered. Whether that made it a crowd whose surroundings are to be searched.
     pub fn answered(&mut self, in_two_thirds: bool, config: &WalkConfig) -> bool {
         self.answered += 1;
         self.dense += usize::from(in_two_thirds);
-        let crowd = self.answered > CROWDED * REGION || self.dense >= DENSE * REGION;
+        let expected = if self.wide { AROUND as usize * REGION } else { REGION };
+        let crowd = self.answered > CROWDED * expected || self.dense >= DENSE * expected;
         let newly = crowd && !self.everybody && !self.crowded;
         if newly {
             self.crowded = true;
             self.quota = config.alarm_quota.max(self.quota);
         }
-        newly
+        newly && !std::mem::replace(&mut self.wide, true)
     }
 
     pub fn gone(&mut self, at: Index, network: &Network) {

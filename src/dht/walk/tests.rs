@@ -200,6 +200,37 @@ fn around_a_crowd_the_surroundings_are_searched() {
 }
 
 #[test]
+fn where_a_region_is_silent_its_surroundings_are_searched() {
+    let now = Instant::now();
+    let mut walk = walk((0..40).map(|n| at(0.3, n, n.into())).collect(), WalkConfig::default(), now);
+    let beside = at(RADIUS * 3.0, 5_000, 5_000);
+    let (mut next, mut silent, mut found) = (100, 0, false);
+    loop {
+        let asked = all(&mut walk, now);
+        if asked.is_empty() {
+            break;
+        }
+        for step in asked {
+            if step.to == beside {
+                assert!(silent >= 2 * REGION, "{silent}");
+                found = true;
+                walk.answered(step.id, &[], now);
+            } else if step.to.position.distance(&walk.target) <= Distance::of_fraction(RADIUS) {
+                silent += 1;
+                walk.failed(step.id, Failure::Unreachable, now);
+            } else {
+                let mut peers: Vec<_> = (next..next + 3).map(member).collect();
+                next += 3;
+                peers.push(beside.clone());
+                walk.answered(step.id, &peers, now);
+            }
+        }
+    }
+    assert!(found && !walk.is_crowded());
+    assert_eq!(walk.region(), [beside]);
+}
+
+#[test]
 fn half_of_the_paths_wait_for_doubt() {
     let now = Instant::now();
     let mut walk = walk((0..40).map(|n| at(0.3, n, n.into())).collect(), WalkConfig::default(), now);
