@@ -53,8 +53,11 @@ impl Actor {
         }
         self.peers.set_in_table(&peer, true);
         self.upkeep.changed = true;
+        if self.upkeep.is_new(now) {
+            // Who waited for somebody to ask goes on.
+            self.operations_at = now;
+        }
         if self.table.len() == 1 {
-            // The first one: who waited for somebody to ask goes on, and this node looks around.
             self.operations_at = now;
             self.walks(now);
         }

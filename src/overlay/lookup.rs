@@ -14,6 +14,11 @@ use tokio::sync::mpsc;
 const FIRST_PEER: Duration = Duration::from_secs(2);
 const FIRST_SERVER: Duration = Duration::from_secs(6);
 
+/// With fewer servers than contacts that agree, others who are on their way are waited for this long: the first alone may be
+/// a liar, and a search asks only whom it begins with and those that they name.
+const FEW: usize = 3;
+const MORE_SERVERS: Duration = Duration::from_millis(500);
+
 pub(super) struct Lookup {
     pub(super) who: IdHash,
     pub(super) keys: [RecordKey; 4],
@@ -35,6 +40,11 @@ impl Lookup {
     /// With nobody to ask: whether somebody may still come. `hopeful`: a peer is there, or on its way.
     pub(super) fn waits(&self, hopeful: bool, now: Instant) -> bool {
         now < self.started + if hopeful { FIRST_SERVER } else { FIRST_PEER }
+    }
+
+    /// With `servers` to ask: whether it waits for more. `coming`: somebody is there or on its way whose card is not.
+    pub(super) fn waits_for_more(&self, servers: usize, coming: bool, now: Instant) -> bool {
+        coming && servers < FEW && now < self.started + MORE_SERVERS
     }
 
     pub(super) fn begin(

@@ -248,6 +248,10 @@ impl Actor {
                 if servers == 0 && local.is_none() && lookup.waits(hopeful, now) {
                     return;
                 }
+                let coming = counters.num_pending_outgoing() > 0 || self.peers.connected_count() > servers;
+                if local.is_none() && self.upkeep.is_new(now) && lookup.waits_for_more(servers, coming, now) {
+                    return;
+                }
                 let (salt, radius) = (self.salt(), self.table.estimate().region());
                 let seeds = lookup.keys.map(|key| self.seeds(&Position::of_key(&key), salt, now));
                 lookup.begin(seeds, radius, salt, local, now);

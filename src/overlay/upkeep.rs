@@ -31,6 +31,9 @@ const MAX_PROBES: usize = 4;
 /// The cache of peers is written, and expired records dropped, this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
+/// A node is a newcomer for so long.
+const NEW: Duration = Duration::from_secs(10);
+
 /// Overlays below this dial everybody back, so that all may serve, and bear it that nodes come and go.
 const SMALL: usize = 200;
 
@@ -44,6 +47,7 @@ pub(super) struct Upkeep {
     /// This node serves the DHT.
     pub(super) server: bool,
     pub(super) estimate: usize,
+    started: Instant,
     shown_at: Instant,
     round_at: Instant,
     walk_at: Option<Instant>,
@@ -61,6 +65,7 @@ impl Upkeep {
             addresses_changed: true,
             server,
             estimate: 1,
+            started: now,
             shown_at: now,
             round_at: now,
             walk_at: None,
@@ -74,6 +79,11 @@ impl Upkeep {
     /// Something waits to be shown.
     pub(super) fn is_due(&self) -> bool {
         self.changed || self.addresses_changed
+    }
+
+    /// Whom this node is to know, it may be meeting just now.
+    pub(super) fn is_new(&self, now: Instant) -> bool {
+        now < self.started + NEW
     }
 
     pub(super) fn is_small(&self) -> bool {
