@@ -22,6 +22,7 @@ mod joining;
 mod lookup;
 mod message;
 mod network;
+mod pauses;
 mod position;
 mod promotion;
 mod publish;
@@ -43,6 +44,7 @@ pub use message::{
     MAX_PROMISE, MAX_QUESTION_BYTES, MAX_REPLY_BYTES, MAX_STAMP_BYTES, MessageError, Question, Reply, Said, Voice,
 };
 pub use network::{Caps, Diversity, Network};
+pub use pauses::{between_checks, between_searches, between_walks};
 pub use position::{Distance, Position};
 pub use promotion::{Flapping, Promotion, Uptime};
 pub use publish::{Publish, Published};
@@ -61,6 +63,10 @@ pub const REPLICAS: usize = 4;
 
 /// Honest servers expected in a region: the radius around a key in which all servers hold it.
 pub const REGION: usize = 10;
+
+/// How many regions wide the surroundings of a key are: a record is not kept farther away, as estimates of the radius differ
+/// by less, so far answers name peers, and so far a crowded region is searched.
+const REACH: f64 = 4.0;
 
 /// Peers in an answer at most.
 pub const MAX_PEERS: usize = 20;

@@ -17,19 +17,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A search through one source, as `overlay` makes it.
-const LOOK: WalkConfig = WalkConfig {
-    paths: 1,
-    first: 1,
-    parallel: 3,
-    beam: 8,
-    quota: 24,
-    alarm_quota: 24,
-    soft: Duration::from_millis(1_500),
-    hard: Duration::from_secs(4),
-    deadline: Duration::from_secs(10),
-};
-
 /// Nodes by whose distance a view's size is judged.
 const NEAREST: usize = 10;
 
@@ -165,7 +152,7 @@ impl Newcomer {
             Task::Look(node) => {
                 let card = scene.card(id_of(&node)).clone();
                 let seeds = Seeds { near: vec![card], random: Vec::new() };
-                let mut answered = self.stroll(scene, self.position, seeds, &LOOK);
+                let mut answered = self.stroll(scene, self.position, seeds, &WalkConfig::look());
                 answered.sort_by_key(|card| card.position.distance(&self.position));
                 answered.truncate(NEAREST);
                 let nodes = match answered.last() {

@@ -25,7 +25,7 @@ pub use repair::Repair;
 pub use row::{Row, Unread};
 
 use super::stamp::Stamp;
-use super::{Network, Position, REGION, Stored};
+use super::{Network, Position, REACH, REGION, Stored};
 use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
 use crate::record::{self, Judge, MAX_BUNDLE_BYTES, RecordKey, RejectReason, ValidBundle};
@@ -45,9 +45,6 @@ const MAX_RECENT: usize = 32;
 /// How full the store is when it begins to ask for stamps, and when the heaviest begin to give way.
 const BUSY: f64 = 0.5;
 const CROWDED: f64 = 0.8;
-
-/// A record is not kept farther away than so many times the radius of a region: estimates differ by less.
-const REACH: f64 = 4.0;
 
 /// In overlays of so many nodes everything is everybody's.
 const SMALL: f64 = 64.0;

@@ -26,7 +26,7 @@ pub use contacts::Contacts;
 pub use outbound::outbound;
 pub use standing::{Doubt, Lead, LeadId, Source, Standing, Task};
 
-use super::Network;
+use super::{Network, between_checks};
 use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
 use crate::reachability::Address;
@@ -62,10 +62,10 @@ const SPARE: usize = 2;
 /// Views that are enough where there are not so many networks: an office, a laboratory.
 const ENOUGH: usize = 8;
 
-/// Records are checked this long after joining, and views fetched anew and records checked each hour; while they are
-/// missed, more often.
+/// Records are checked this long after joining, then now and then ([`between_checks`]), as views are fetched anew. While
+/// there is doubt, views come each hour; while records are missed, they are checked each minute.
 const FIRST_CHECK: Duration = Duration::from_secs(240);
-const CHECK: Duration = Duration::from_secs(3_600);
+const DOUBTED_AGAIN: Duration = Duration::from_secs(3_600);
 const CHECK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Checks that found nobody, each by another way, until that is told: where a third lies, one way in three is lost.
@@ -86,7 +86,7 @@ const SHRUNK: f64 = 4.0;
 
 /// Contacts' nodes are away more often than not, and are people's own: while all is well they are not called up again
 /// sooner.
-const CONTACT_AGAIN_MOST: Duration = CHECK;
+const CONTACT_AGAIN_MOST: Duration = Duration::from_secs(3_600);
 
 /// All that a list in the DNS names counts as one network: it is unsigned, and who can forge it forges it as a whole.
 const LISTED: Network = Network { subnet: 1 << 62, wide: 1 << 62, system: 1 << 62 };
@@ -129,7 +129,8 @@ pub struct Joining {
     doubt_since: Option<Instant>,
     feeler_at: Instant,
     check_at: Instant,
-    hour_at: Instant,
+    /// All sources were asked for their views.
+    viewed_at: Instant,
     checking: Checking,
     missed_checks: u32,
     /// Nobody is connected.
@@ -159,7 +160,7 @@ impl Joining {
             doubt_since: None,
             feeler_at: now + FEELER,
             check_at: now + FIRST_CHECK,
-            hour_at: now + CHECK,
+            viewed_at: now,
             checking: Checking::default(),
             missed_checks: 0,
             alone: false,
@@ -246,8 +247,8 @@ impl Joining {
             self.looking.insert(node, now + LOOK);
             return Some(Task::Look(node));
         }
-        if now >= self.hour_at {
-            self.hour_at = now + CHECK;
+        if now >= self.views_due() {
+            self.viewed_at = now;
             self.ask_anew(now);
         }
         if let Some(task) = self.poll_check(now, wall) {
@@ -272,7 +273,7 @@ impl Joining {
             .chain(self.looking.values().copied())
             .chain(self.look_again_at)
             .chain(doubt)
-            .chain([self.feeler_at, self.hour_at, self.check_at])
+            .chain([self.feeler_at, self.views_due(), self.check_at])
             .min()
     }
 
@@ -400,7 +401,12 @@ impl Joining {
         self.judge(now);
     }
 
-    /// The hourly round: all sources that gave a view are to give one again, and others from the cache may be new.
+    /// When views are to be fetched anew.
+    fn views_due(&self) -> Instant {
+        self.viewed_at + if self.is_doubted() { DOUBTED_AGAIN } else { between_checks(self.nodes()) }
+    }
+
+    /// The round of all views: all sources that gave a view are to give one again, and others from the cache may be new.
     fn ask_anew(&mut self, now: Instant) {
         if self.standing == Standing::PossiblyIsolated(Doubt::Shrunk) {
             // Some day that is how it is.

@@ -21,16 +21,13 @@ use self::line::Line;
 use self::pace::Pace;
 use self::peers::{Index, Peers, State, Word};
 use self::sweep::Sweep;
-use super::{Card, Distance, Failure, MAX_PEERS, Observation, Observations, Position, REGION};
+use super::{Card, Distance, Failure, MAX_PEERS, Observation, Observations, Position, REACH, REGION};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Overlays of so many nodes have one region: everybody (SECURITY §4.5).
 pub const EVERYBODY: usize = 64;
-
-/// How many regions wide a crowded one is searched: as far as holders keep what is published there.
-const AROUND: f64 = 4.0;
 
 /// The numbers of a walk. The defaults are those of a node; others are for measuring what each is worth.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +62,14 @@ impl Default for WalkConfig {
             hard: Duration::from_secs(4),
             deadline: Duration::from_secs(10),
         }
+    }
+}
+
+impl WalkConfig {
+    /// A search through one node alone, to compare what it shows with what others do: one way, and no more of the region
+    /// than that takes.
+    pub fn look() -> Self {
+        Self { paths: 1, first: 1, parallel: 3, beam: 8, quota: 24, alarm_quota: 24, ..Self::default() }
     }
 }
 
@@ -282,10 +287,10 @@ impl Walk {
         }
     }
 
-    /// A crowd around the target, or silence: its surroundings are searched too, as far as holders keep records. Whoever wants to
-    /// crowd those as well needs so many times the networks.
+    /// A crowd around the target, or silence: its surroundings are searched too, as far as holders keep records. Whoever
+    /// wants to crowd those as well needs so many times the networks.
     fn widen(&mut self) {
-        self.radius = Distance::of_fraction((self.radius.fraction() * AROUND).min(1.0));
+        self.radius = Distance::of_fraction((self.radius.fraction() * REACH).min(1.0));
         self.active = self.lines.len();
         for at in self.peers.within(self.radius) {
             let peer = self.peers.get_mut(at);

@@ -1,4 +1,4 @@
-//! The hourly check whether this node has been parted from the overlay, as `dht::Joining` asks for it: contacts' records
+//! The check from time to time whether this node has been parted from the overlay, as `dht::Joining` asks for it: contacts' records
 //! and an own one are looked up, beginning at one peer that was reached before.
 
 use super::LookupEvent;
@@ -6,7 +6,7 @@ use super::actor::Actor;
 use super::joining::CARD;
 use super::lookup::Lookup;
 use super::operations::Operation;
-use crate::dht::Seeds;
+use crate::dht::{Position, Seeds};
 use crate::identity::NodeKey;
 use crate::record;
 use crate::uri::IdHash;
@@ -40,8 +40,7 @@ impl Actor {
                 who.push(*found);
             }
         }
-        let stored = |user: &&IdHash| self.remembered.recall(user, now).0.iter().any(|holders| !holders.is_empty());
-        let own = self.served.iter().find(stored).copied();
+        let own = self.served.iter().find(|user| self.remembered.has_holders(user)).copied();
         if own.is_none() && who.len() < CHECKED {
             who.clear();
         }
@@ -60,10 +59,13 @@ impl Actor {
             let (events, receiver) = mpsc::channel(EVENTS);
             let keys = record::replica_keys(&self.overlay, &who);
             let mut lookup = Lookup::new(who, keys, events, now);
-            if let Some(seeds) = &seeds {
-                let (salt, radius) = (self.salt(), self.table.estimate().region());
-                lookup.begin(keys.map(|_| seeds.clone()), radius, salt, None, now);
-            }
+            let (salt, radius) = (self.salt(), self.table.estimate().region());
+            let seeds = match &seeds {
+                Some(seeds) => keys.map(|_| seeds.clone()),
+                None => keys.map(|key| self.seeds(&Position::of_key(&key), salt, now)),
+            };
+            // A copy of our own proves nothing: somebody else must hold it.
+            lookup.begin(seeds, radius, salt, None, now);
             self.enqueue(Operation::Lookup(Box::new(lookup)));
             check.running.push(receiver);
         }
@@ -80,22 +82,18 @@ impl Actor {
             }
         }
         let Some(check) = &mut self.joining.check else { return };
-        check.running.retain_mut(|events| {
-            loop {
-                match events.try_recv() {
-                    Ok(LookupEvent::Done(report)) => {
-                        // A copy of our own proves nothing: somebody else must hold it.
-                        check.found += usize::from(!report.holders.is_empty());
-                        return false;
-                    }
-                    Ok(LookupEvent::Found(_)) => {}
-                    Err(mpsc::error::TryRecvError::Empty) => return true,
-                    Err(mpsc::error::TryRecvError::Disconnected) => {
-                        // Turned away, which says nothing.
-                        check.asked -= 1;
-                        return false;
-                    }
-                }
+        check.running.retain_mut(|events| match events.try_recv() {
+            // That is all there is to know, and the search ends with its reader.
+            Ok(LookupEvent::Found(_)) => {
+                check.found += 1;
+                false
+            }
+            Ok(LookupEvent::Done(_)) => false,
+            Err(mpsc::error::TryRecvError::Empty) => true,
+            Err(mpsc::error::TryRecvError::Disconnected) => {
+                // Turned away, which says nothing.
+                check.asked -= 1;
+                false
             }
         });
         if check.running.is_empty() {

@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, PeerId};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// At once, of the swarm's 64; and towards one network of global addresses.
+/// At once, an eighth of what the swarm dials at once; and towards one network of global addresses.
 const AT_ONCE: usize = 16;
 const PER_SUBNET: usize = 4;
 

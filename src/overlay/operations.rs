@@ -51,19 +51,6 @@ pub(super) struct Look {
     answered: Vec<Arc<Card>>,
 }
 
-/// Such a search: one way, and no more of the region than it takes to compare.
-const LOOK: WalkConfig = WalkConfig {
-    paths: 1,
-    first: 1,
-    parallel: 3,
-    beam: 8,
-    quota: 24,
-    alarm_quota: 24,
-    soft: Duration::from_millis(1_500),
-    hard: Duration::from_secs(4),
-    deadline: Duration::from_secs(10),
-};
-
 impl Actor {
     pub(super) fn publish(
         &mut self,
@@ -122,7 +109,7 @@ impl Actor {
         let (salt, radius) = (self.salt(), self.table.estimate().region());
         let look = Look { through: card.node, asked: HashMap::new(), answered: Vec::new() };
         let seeds = Seeds { near: vec![card], random: Vec::new() };
-        let walk = Walk::new(self.position, seeds, radius, LOOK, salt, now);
+        let walk = Walk::new(self.position, seeds, radius, WalkConfig::look(), salt, now);
         let tour = Tour { target: self.position, walk, measures: None, explores: false, look: Some(look) };
         self.enqueue(Operation::Walk(Box::new(tour)));
     }
@@ -264,7 +251,8 @@ impl Actor {
                 }
                 let (salt, radius) = (self.salt(), self.table.estimate().region());
                 let seeds = publication.keys.map(|key| self.seeds(&Position::of_key(&key), salt, now));
-                let (holders, walk) = self.remembered.recall(&publication.bundle.id(), now);
+                let (holders, walk) =
+                    self.remembered.recall(&publication.bundle.id(), self.upkeep.estimate as f64, now);
                 publication.begin(holders, seeds, radius, walk, salt, now);
             }
             Operation::Lookup(_) | Operation::Publish(_) | Operation::Walk(..) => {}
@@ -364,7 +352,7 @@ impl Actor {
         }
     }
 
-    fn seeds(&self, target: &Position, salt: u64, now: Instant) -> Seeds {
+    pub(super) fn seeds(&self, target: &Position, salt: u64, now: Instant) -> Seeds {
         let avoided =
             |node: &NodeKey| super::address::peer_named(node).is_none_or(|peer| self.ledger.avoids(&peer, now));
         self.table.seeds(target, salt, &avoided)

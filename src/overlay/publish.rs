@@ -2,7 +2,7 @@
 //! time, for refreshes that need no search.
 
 use super::{PublishError, PublishReport};
-use crate::dht::{self, Card, Seeds, WalkConfig};
+use crate::dht::{self, Card, Seeds, WalkConfig, between_searches};
 use crate::record::{RecordKey, ValidBundle};
 use crate::uri::IdHash;
 use std::collections::HashMap;
@@ -12,9 +12,6 @@ use tokio::sync::oneshot;
 
 /// How long a node that knows nobody yet waits for its first peer.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// A search is made at least this often (SECURITY "cheap refresh").
-const SEARCH_AGAIN: Duration = Duration::from_secs(3_600);
 
 /// Users whose holders are remembered: of a gateway.
 const MAX_USERS: usize = 4_096;
@@ -163,12 +160,19 @@ pub(super) struct Remembered {
 }
 
 impl Remembered {
-    /// Whom to send a refresh to at once, and whether to search as well.
-    pub(super) fn recall(&self, user: &IdHash, now: Instant) -> (Holders, bool) {
+    /// Whom to send a refresh to at once, and whether to search as well, in an overlay of so many nodes.
+    pub(super) fn recall(&self, user: &IdHash, nodes: f64, now: Instant) -> (Holders, bool) {
         match self.users.get(user) {
-            Some((holders, searched)) => (holders.clone(), now.saturating_duration_since(*searched) >= SEARCH_AGAIN),
+            Some((holders, searched)) => {
+                (holders.clone(), now.saturating_duration_since(*searched) >= between_searches(nodes))
+            }
             None => (Holders::default(), true),
         }
+    }
+
+    /// Whether there are copies of the user's record with others.
+    pub(super) fn has_holders(&self, user: &IdHash) -> bool {
+        self.users.get(user).is_some_and(|(holders, _)| holders.iter().any(|each| !each.is_empty()))
     }
 
     /// After a publication. `searched`: it was a full one, and good.
@@ -240,16 +244,18 @@ mod tests {
     }
 
     #[test]
-    fn holders_are_remembered_and_searched_for_each_hour() {
+    fn holders_are_remembered_and_searched_for_each_hour_or_so() {
+        const NODES: f64 = 100.0;
+        let again = between_searches(NODES);
         let (now, mut all, person) = (Instant::now(), Remembered::default(), Person::new());
         let user = person.user.id;
-        assert!(all.recall(&user, now).1);
+        assert!(all.recall(&user, NODES, now).1);
         all.keep(user, Holders::default(), true, now);
-        assert!(!all.recall(&user, now + SEARCH_AGAIN / 2).1);
-        all.keep(user, Holders::default(), false, now + SEARCH_AGAIN / 2);
-        assert!(all.recall(&user, now + SEARCH_AGAIN).1, "the refresh was no search");
+        assert!(!all.recall(&user, NODES, now + again / 2).1);
+        all.keep(user, Holders::default(), false, now + again / 2);
+        assert!(all.recall(&user, NODES, now + again).1, "the refresh was no search");
         all.forget(&user);
-        assert!(all.recall(&user, now).1);
+        assert!(all.recall(&user, NODES, now).1);
         for n in 0..MAX_USERS + 10 {
             all.keep(
                 IdHash(user.0.map(|b| b.wrapping_add(n as u8).wrapping_mul(1 + (n >> 8) as u8))),

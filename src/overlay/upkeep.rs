@@ -5,7 +5,7 @@ use super::address::{node_of, to_multiaddr};
 use super::asking::Asker;
 use super::{OverlayEvent, OverlayStatus};
 use crate::clock::UnixMillis;
-use crate::dht::{Ask, Pace, Standing};
+use crate::dht::{Ask, Pace, Standing, between_walks};
 use crate::reachability;
 use crate::wire::is_global;
 use libp2p::kad;
@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_millis(100);
 const ROUND: Duration = Duration::from_secs(1);
 
 /// Walks to the own position and to a far corner: at once when the first server is known, then after 2 s, doubling up to
-/// 5 minutes, or less while there are few, and more in large overlays, see [`longest_pause`].
+/// 5 minutes, or less while there are few, and more in large overlays, see [`between_walks`].
 const WALK_FIRST: Duration = Duration::from_secs(2);
 const WALK_MOST: Duration = Duration::from_secs(300);
 const WALK_FEW: Duration = Duration::from_secs(30);
@@ -103,18 +103,6 @@ impl Upkeep {
     }
 }
 
-/// The longest pause between walks, by the size of the overlay: 5 minutes up to 400 nodes (a client: 133), then in
-/// proportion to it up to an hour (a client: 12). Two walks are some 40 requests among 100 nodes, and 120 with a dial each,
-/// 0.93 MB, among 10^5: each 5 minutes that alone would be 25 kbit/s, and as much again for being asked
-/// (docs/measurements/overlay.md "A node at rest"). What a table has is kept fresh by its probes, not by walks; a larger
-/// overlay changes less for each of its nodes. A client is asked by nobody, so it needs no complete neighbourhood.
-fn longest_pause(estimate: usize, server: bool) -> Duration {
-    const HOUR: Duration = Duration::from_secs(3_600);
-    let (per_node_ms, most) = if server { (750, HOUR) } else { (2_250, 12 * HOUR) };
-    let by_size = Duration::from_millis(per_node_ms * u64::try_from(estimate).unwrap_or(u64::MAX).min(1_000_000));
-    by_size.clamp(WALK_MOST, most)
-}
-
 impl Actor {
     /// Does what is due at `now`.
     pub(super) fn upkeep(&mut self, now: Instant) {
@@ -178,8 +166,11 @@ impl Actor {
             }
         }
         self.walk(self.position, false, now);
-        let most =
-            if self.table.len() < FEW { WALK_FEW } else { longest_pause(self.upkeep.estimate, self.upkeep.server) };
+        let most = if self.table.len() < FEW {
+            WALK_FEW
+        } else {
+            between_walks(self.upkeep.estimate as f64, self.upkeep.server)
+        };
         let pause = self.upkeep.walk_pause.min(most);
         self.upkeep.walk_at = Some(now + pause);
         self.upkeep.walked_at = now;
@@ -283,14 +274,6 @@ impl Actor {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn walks_rarely_in_large_overlays_only() {
-        let minutes = |estimate, server| longest_pause(estimate, server).as_secs() / 60;
-        assert_eq!([1, 100, 400, 4_000, 100_000].map(|n| minutes(n, true)), [5, 5, 5, 50, 60]);
-        assert_eq!([1, 100, 400, 4_000, 100_000].map(|n| minutes(n, false)), [5, 5, 15, 150, 720]);
-        assert_eq!(minutes(usize::MAX, false), 720);
-    }
 
     #[test]
     fn looks_around_soon_when_many_have_gone() {

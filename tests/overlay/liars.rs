@@ -14,7 +14,7 @@ async fn three_in_ten_hide_nothing() {
     assert!(tally.is_at_least(90.0), "{figures}");
 }
 
-/// The same among a hundred.
+/// The same among a hundred: `cargo test --release --test overlay thirty_of_a_hundred -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes of processor time in an unoptimised build: run it alone, or bench/overlay-liars"]
 async fn thirty_of_a_hundred_hide_nothing() {

@@ -21,7 +21,7 @@ impl Joining {
     /// What the check wants now.
     pub(super) fn poll_check(&mut self, now: Instant, wall: UnixMillis) -> Option<Task> {
         if now >= self.check_at && !self.checking.running && self.views.networks() > 0 {
-            self.check_at = now + CHECK;
+            self.check_at = now + between_checks(self.nodes());
             self.checking = Checking { running: true, ..Checking::default() };
         }
         if !self.checking.running {

@@ -4,7 +4,7 @@ use super::Table;
 use super::bucket::{Entry, Standing, head, seconds};
 use crate::clock::UnixMillis;
 use crate::dht::walk::Seeds;
-use crate::dht::{Caps, Card, Distance, Diversity, MAX_PEERS, Position};
+use crate::dht::{Caps, Card, Distance, Diversity, MAX_PEERS, Position, REACH};
 use crate::identity::NodeKey;
 use std::sync::Arc;
 
@@ -16,9 +16,6 @@ const HALF: usize = MAX_PEERS / 2;
 
 /// Of these, oldest acquaintances where the overlay is so small that everybody is in the region.
 const OLDEST_OF_FEW: usize = 4;
-
-/// How many regions wide the second half of an answer looks around the target.
-const AROUND: f64 = 4.0;
 
 /// Where a walk begins.
 const NEAR: usize = 40;
@@ -107,12 +104,12 @@ impl Table {
                 &mut counts,
             );
         }
-        let around = Distance::of_fraction(AROUND * self.estimate().region());
+        let around = Distance::of_fraction(REACH * self.estimate().region());
         let at = head(target);
         let limit = around.0.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes));
         let mut region: Vec<&Entry> = live.into_iter().filter(|entry| entry.head ^ at <= limit).collect();
         region.sort_by_key(|entry| (entry.first_seen, entry.head ^ at));
-        if self.estimate().region() * AROUND >= 0.5 {
+        if self.estimate().region() * REACH >= 0.5 {
             // Everybody is of the region, and the oldest alone would be all that anybody ever hears of. The others of
             // each table and for each target, so that a few answers together name all.
             let oldest = region.len().min(OLDEST_OF_FEW);

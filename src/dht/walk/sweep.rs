@@ -1,9 +1,9 @@
 //! Asks everybody in the region. Not by nearness, which an attacker chooses, but in turn by the lines that heard of
 //! them, first those named from outside of the region, then by a hash nobody can foresee; few of one network first.
 
-use super::super::{Caps, Distance, Diversity, Network, REGION};
+use super::super::{Caps, Distance, Diversity, Network, REACH, REGION};
+use super::WalkConfig;
 use super::peers::{Index, Peers};
-use super::{AROUND, WalkConfig};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Members beyond which a region is more crowded than honest nodes make it, in parts of the expected number: chance is
@@ -14,14 +14,14 @@ const CROWDED: usize = 3;
 const DENSE: usize = 2;
 
 /// Members that are silent, in parts of the expected number, from which on they hide those who are not: at chance, where a
-/// third is dead, 1 in 1,000,000 regions has so many.
+/// third is dead, fewer than 1 in 1,000,000 regions has so many.
 const SILENT: usize = 2;
 
 /// Requests of a sweep that run at once.
 const AT_ONCE: usize = 32;
 
-/// In a crowd, where most may be silent and hold up those behind them.
-const AT_ONCE_CROWDED: usize = 64;
+/// In a wide search, where most may be silent and hold up those behind them.
+const AT_ONCE_WIDE: usize = 64;
 
 /// Those who do not answer, in parts of the quota: ghosts must not eat it up, nor keep us dialling.
 const GHOSTS: usize = 2;
@@ -119,7 +119,7 @@ impl Sweep {
     }
 
     fn is_full(&self) -> bool {
-        let at_once = if self.wide { AT_ONCE_CROWDED } else { AT_ONCE };
+        let at_once = if self.wide { AT_ONCE_WIDE } else { AT_ONCE };
         self.open >= at_once || self.answered + self.open >= self.quota || self.gone >= GHOSTS * self.quota
     }
 
@@ -187,7 +187,7 @@ impl Sweep {
     pub fn answered(&mut self, in_two_thirds: bool, config: &WalkConfig) -> bool {
         self.answered += 1;
         self.dense += usize::from(in_two_thirds);
-        let expected = if self.wide { AROUND as usize * REGION } else { REGION };
+        let expected = if self.wide { REACH as usize * REGION } else { REGION };
         let crowd = self.answered > CROWDED * expected || self.dense >= DENSE * expected;
         let newly = crowd && !self.everybody && !self.crowded;
         if newly {
