@@ -8,7 +8,7 @@ use super::scene::{Attack, Phase, Scene, Setting};
 use super::stats::{percentile, wilson};
 use super::world::{Kind, NOW, Plan, World, id_of};
 use peerline::clock::UnixMillis;
-use peerline::dht::{Pace, Position};
+use peerline::dht::{Pace, Position, WalkConfig};
 use peerline::identity::NodeKey;
 use peerline::ledger::Ledger;
 use serde_json::{Value, json};
@@ -231,13 +231,17 @@ fn rest(cell: &Cell) -> Value {
     let per_hour = |count: usize| count as f64 / (tables as f64 * hours as f64);
     // What one publication and one lookup cost, at this size.
     let sample = 30;
-    let (mut publish, mut lookup, mut refreshed) = (0.0, 0.0, 0.0);
+    let (mut publish, mut lookup, mut refreshed, mut look, mut check) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for number in 0..sample {
         let salt = hash(&[cell.seed, 45, number]);
         let mut scene = Scene::new(&world, &mut known, &setting, salt);
         let done = trial(&mut scene, super::cell::Strategy::Peerline, &cell.config, salt);
-        publish += done.publish.bytes as f64 + HANDSHAKE * done.publish.dials as f64;
-        lookup += done.seen.cost.bytes as f64 + HANDSHAKE * done.seen.cost.dials as f64;
+        let bytes = |cost: &ours::Cost| cost.bytes as f64 + HANDSHAKE * cost.dials as f64;
+        publish += bytes(&done.publish);
+        lookup += bytes(&done.seen.cost);
+        // Of one key, not four.
+        look += bytes(&ours::from_one(&mut scene, &WalkConfig::look(), false, salt, Instant::now())) / 4.0;
+        check += bytes(&ours::from_one(&mut scene, &cell.config, true, salt, Instant::now()));
         refreshed += done.copies as f64;
     }
     let n = sample as f64;
@@ -255,6 +259,9 @@ fn rest(cell: &Cell) -> Value {
             "publication": publish.round(),
             "refresh": refresh.round(),
             "lookup": lookup.round(),
+            // Through one source, to its view; for one record, until it is found.
+            "look": (look / n).round(),
+            "check": (check / n).round(),
             "copies": copies,
         },
     })

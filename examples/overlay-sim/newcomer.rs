@@ -14,6 +14,7 @@ use peerline::identity::NodeKey;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -200,6 +201,8 @@ impl Newcomer {
             while let Some(progress) = lookup.poll_progress() {
                 found |= matches!(progress, Progress::Found(_));
             }
+            // As `overlay` does: that is all there is to know.
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         ours::drive(&mut lookup, scene, self.id, judge(), self.now, |_, _| {}, told);
         found

@@ -11,6 +11,7 @@ use peerline::ledger::Ledger;
 use peerline::record::Judge;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// What an operation cost.
@@ -101,7 +102,8 @@ fn size_of_answer(answer: &Answer) -> usize {
         }
 }
 
-/// Runs an operation to its end. `told` is called after each input; `heard` for each answer, before the engine has it.
+/// Runs an operation to its end, or until `told` breaks it off, which is called after each input; `heard` for each answer,
+/// before the engine has it.
 pub fn drive<O: Operation>(
     operation: &mut O,
     scene: &mut Scene<'_>,
@@ -109,7 +111,7 @@ pub fn drive<O: Operation>(
     judge: Judge,
     start: Instant,
     mut heard: impl FnMut(u32, &Answer),
-    mut told: impl FnMut(&mut O, Duration),
+    mut told: impl FnMut(&mut O, Duration) -> ControlFlow<()>,
 ) -> Cost {
     let (mut now, mut order, mut cost) = (start, 0_u64, Cost::default());
     let mut due: BinaryHeap<Reverse<(Instant, u64)>> = BinaryHeap::new();
@@ -134,8 +136,7 @@ pub fn drive<O: Operation>(
             }
             elsewhere += left.elapsed();
         }
-        told(operation, now - start);
-        if operation.is_over() || now - start > LIMIT {
+        if told(operation, now - start).is_break() || operation.is_over() || now - start > LIMIT {
             break;
         }
         let next = due.peek().map(|Reverse((at, _))| *at);
@@ -184,6 +185,7 @@ pub fn publish(scene: &mut Scene<'_>, config: &WalkConfig, salt: u64, base: Inst
             while let Some(told) = publish.poll_progress() {
                 good |= matches!(told, Published::Good { .. } | Published::Done { good: true, .. });
             }
+            ControlFlow::Continue(())
         },
     );
     (good, cost)
@@ -228,6 +230,7 @@ pub fn lookup_with(
                     found.push((at, bundle));
                 }
             }
+            ControlFlow::Continue(())
         },
     );
     for (at, bundle) in found {
@@ -241,6 +244,26 @@ pub fn lookup_with(
     seen.copies = newest.len();
     seen.cost = cost;
     seen
+}
+
+/// What a search that begins at one peer alone costs: to its end, or until the first record comes.
+pub fn from_one(scene: &mut Scene<'_>, config: &WalkConfig, until_found: bool, salt: u64, base: Instant) -> Cost {
+    let from = scene.caller;
+    let (seeds, estimate) = begin(scene, from, salt, &|_| false);
+    let one = seeds.map(|seeds| Seeds { near: Vec::new(), random: seeds.random.into_iter().take(1).collect() });
+    let mut lookup = Lookup::new(scene.user.keys, one, estimate.region(), config.clone(), salt, base);
+    drive(
+        &mut lookup,
+        scene,
+        from,
+        judge(),
+        base,
+        |_, _| {},
+        |lookup, _| match lookup.poll_progress() {
+            Some(Progress::Found(_)) if until_found => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        },
+    )
 }
 
 /// The lookup says `which` after `at`.

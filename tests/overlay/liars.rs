@@ -14,9 +14,8 @@ async fn three_in_ten_hide_nothing() {
     assert!(tally.is_at_least(90.0), "{figures}");
 }
 
-/// The same among a hundred: `cargo test --release --test overlay thirty_of_a_hundred -- --ignored --nocapture`.
+/// The same among a hundred: minutes of processor time in an unoptimised build (.config/nextest.toml).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes of processor time in an unoptimised build: run it alone, or bench/overlay-liars"]
 async fn thirty_of_a_hundred_hide_nothing() {
     let plan = Plan { liars: 30, attack: Attack::Misroute, ..Plan::honest(70, 2) };
     let (figures, tally) = cells::liars_among(plan, 4, 24, Readers::Stay(3)).await;
