@@ -30,7 +30,8 @@ pub fn between_checks(nodes: f64) -> Duration {
 
 /// `per_node`: seconds.
 fn in_proportion(nodes: f64, per_node: f64, least: Duration, most: Duration) -> Duration {
-    Duration::try_from_secs_f64(per_node * nodes).unwrap_or(least).clamp(least, most)
+    // No number of nodes is none.
+    Duration::from_secs_f64(per_node * nodes.max(0.0).min(1e9)).clamp(least, most)
 }
 
 #[cfg(test)]
