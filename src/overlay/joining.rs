@@ -134,7 +134,11 @@ impl Actor {
             return;
         }
         let addresses = match configured {
-            Some((address, _)) => vec![address],
+            // Everywhere it is said to be: here no UDP may pass, or no IPv4.
+            Some((_, Some(named))) => {
+                self.bootstrap.iter().filter(|(_, peer)| *peer == Some(named)).map(|(at, _)| at.clone()).collect()
+            }
+            Some((address, None)) => vec![address],
             None => lead.addresses.iter().map(to_multiaddr).collect(),
         };
         // A list in the DNS is hearsay: it leads to no private network, and is not dialled without bound.

@@ -88,7 +88,7 @@ impl Actor {
     /// Dials where the card counts.
     fn dial_by(&mut self, peer: PeerId, card: &Card, condition: PeerCondition) -> Result<ConnectionId, DialError> {
         // Without IPv4 of its own, this node reaches who has both by IPv6, and has to take its word for the network.
-        let v4 = self.listen.iter().filter_map(ip_of).any(|ip| ip.is_ipv4());
+        let v4 = self.listen.iter().filter_map(ip_of).any(|ip| ip.is_ipv4() && !ip.is_loopback());
         let addresses: Vec<Multiaddr> = match v4 {
             true => card.at_its_network().map(to_multiaddr).collect(),
             false => card.addresses.iter().map(to_multiaddr).collect(),
