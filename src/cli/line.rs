@@ -1,6 +1,7 @@
 //! A phone line without a phone: registers with a node over real SIP, sends a tone or a file, hears and records.
 //! Used by `call`, `answer` and `demo`.
 
+use crate::clock::UnixMillis;
 use crate::media::MediaError;
 use crate::media::audio::{AudioEndpoint, Heard, Source};
 use crate::sip::softphone::{PhoneEvent, Softphone, SoftphoneConfig, SoftphoneError};
@@ -30,6 +31,8 @@ pub(super) struct CallReport {
     pub answered: bool,
     pub status: u16,
     pub words: String,
+    /// When the INVITE left, or came (Unix time): with the two reports of a call it says when both sides heard.
+    pub at_ms: u64,
     /// Milliseconds from INVITE to 180, to 200, to the first voice packet.
     pub ring_ms: Option<u64>,
     pub answer_ms: Option<u64>,
@@ -79,8 +82,8 @@ impl Line {
         stop: impl Future<Output = ()>,
     ) -> Result<CallReport, LineError> {
         let endpoint = AudioEndpoint::bind(self.ip, audio.source.clone(), audio.record.clone()).await?;
-        let mut report = CallReport::new(who);
         let start = Instant::now();
+        let mut report = CallReport::new(who);
         self.phone.call(who, endpoint.offer()).await;
         tokio::pin!(stop);
         loop {
@@ -223,6 +226,7 @@ impl CallReport {
             answered: false,
             status: 0,
             words: String::new(),
+            at_ms: UnixMillis::now().0,
             ring_ms: None,
             answer_ms: None,
             voice_ms: None,
