@@ -25,24 +25,26 @@ class Node:
 
     def __init__(
         self, folder, role=None, bootstrap=(), overlay="phones", ip="127.0.0.1", wrap=(), extra=(), env=None,
-        transports=("tcp", "quic"),
+        transports=("tcp", "quic"), mdns=False, wait=True,
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.role, self.bootstrap, self.overlay, self.ip, self.wrap = role, list(bootstrap), overlay, ip, list(wrap)
         self.extra, self.env = list(extra), dict(os.environ, **(env or {}))
-        self.transports = transports
+        self.transports, self.mdns = transports, mdns
         self.process = None
-        self.start()
+        self.start(wait)
 
     def arguments(self):
-        return ["--data-dir", str(self.folder / "data"), "--test-overlay", self.overlay]
+        """Where it lives and which overlay it joins: a file's or a private one made of a word."""
+        chosen = "--overlay" if "/" in self.overlay else "--test-overlay"
+        return ["--data-dir", str(self.folder / "data"), chosen, self.overlay]
 
     def start(self, wait=True):
         command = self.wrap + [binary()] + ([self.role] if self.role else []) + self.arguments()
         for transport in self.transports:
             command += ["--listen", f"/ip4/{self.ip}/" + {"tcp": "tcp/0", "quic": "udp/0/quic-v1"}[transport]]
-        command += ["--no-mdns", "--no-passphrase"]
+        command += ["--no-passphrase"] + ([] if self.mdns else ["--no-mdns"])
         if self.role != "relay" and "--sip" not in self.extra:
             command += ["--sip", "127.0.0.1:0"]
         for address in self.bootstrap:
