@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+mod circuits;
 mod defaults;
 mod genesis;
 mod types;
 
+pub use circuits::CircuitSettings;
 pub use genesis::{ChosenOverlay, OverlayChoiceError};
 pub use types::{BadValue, Listen, PortRange, Serve};
 
@@ -49,6 +51,8 @@ pub struct Settings {
     pub role: Role,
     /// The overlay to join, and how.
     pub overlay: OverlaySettings,
+    /// Connections passed on for others, and by others.
+    pub circuits: CircuitSettings,
     /// Where phones register.
     pub sip: SipSettings,
     /// Voice packets.
@@ -268,7 +272,7 @@ impl Settings {
                 return out(key, "must be at least 1");
             }
         }
-        Ok(())
+        self.circuits.check()
     }
 
     /// The settings as a `peerline.toml`.

@@ -6,12 +6,12 @@
 
 use crate::calls::{Calls, CallsConfig, CallsParts};
 use crate::clock::UnixMillis;
-use crate::config::{ChosenOverlay, OverlayChoiceError, Settings};
+use crate::config::{ChosenOverlay, CircuitSettings, OverlayChoiceError, Settings};
 use crate::directory::Directory;
 use crate::identity::{KeyFileError, NodeSecret};
 use crate::locator::{Locator, LocatorConfig};
 use crate::media::{Media, MediaConfig};
-use crate::overlay::{Limits, Overlay, OverlayConfig, OverlayStatus, StartError};
+use crate::overlay::{CircuitLimits, CircuitsConfig, Limits, Overlay, OverlayConfig, OverlayStatus, StartError};
 use crate::sip::{Sip, SipConfig, SipLimits, SipStartError};
 use crate::store::{Store, StoreError, Table};
 use crate::telemetry::Metrics;
@@ -364,12 +364,28 @@ fn overlay_config(
         mdns: overlay.mdns,
         external: overlay.external.clone(),
         server: overlay.serve.forced(),
+        circuits: circuits_config(&settings.circuits),
         limits: Limits {
             max_connections: overlay.max_connections,
             max_connections_per_ip: share(overlay.max_connections_per_ip),
             max_connections_per_subnet: share(overlay.max_connections_per_subnet),
             max_links: overlay.max_links,
             max_records: overlay.max_records,
+        },
+    }
+}
+
+fn circuits_config(settings: &CircuitSettings) -> CircuitsConfig {
+    CircuitsConfig {
+        serve: settings.serve.forced(),
+        reserve: settings.reserve.forced(),
+        limits: CircuitLimits {
+            reservations: settings.max_reservations,
+            reservations_per_subnet: settings.max_reservations_per_subnet,
+            circuits: settings.max_circuits,
+            circuits_per_source: settings.max_circuits_per_source,
+            duration: settings.max_duration,
+            bytes: settings.max_bytes,
         },
     }
 }

@@ -24,6 +24,7 @@ mod auditing;
 mod behaviour;
 mod cards;
 mod checking;
+mod circuits;
 mod dialling;
 mod disk;
 mod exchange;
@@ -63,6 +64,7 @@ use crate::uri::IdHash;
 use crate::wire::{AddressScope, OverlayId};
 use actor::{Command, Target};
 use bytes::Bytes;
+pub use circuits::{CircuitLimits, CircuitsConfig};
 pub use keeping::PeerReport;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -83,6 +85,8 @@ pub struct OverlayConfig {
     pub external: Vec<String>,
     /// Force DHT server mode on or off; `None`: by the rules of FORMATS "Decisions for the first day".
     pub server: Option<bool>,
+    /// Connections that are passed on for others, and by others.
+    pub circuits: CircuitsConfig,
     pub limits: Limits,
 }
 
@@ -209,6 +213,9 @@ pub struct OverlayStatus {
     /// It may see something else than the overlay: `standing` says why.
     pub isolated: bool,
     pub listen: Vec<String>,
+    /// Where this node is reached through others, and in how many connections it passes on for others.
+    pub circuits: Vec<String>,
+    pub circuits_served: usize,
     pub records_held: usize,
     pub links: usize,
     /// Bytes in and out since start.

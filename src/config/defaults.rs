@@ -1,8 +1,8 @@
 //! The defaults of each role, and why these numbers.
 
 use super::{
-    ApiSettings, BindingSettings, CallSettings, Listen, LogSettings, MediaSettings, OverlaySettings, PortRange, Role,
-    Serve, Settings, SipSettings,
+    ApiSettings, BindingSettings, CallSettings, CircuitSettings, Listen, LogSettings, MediaSettings, OverlaySettings,
+    PortRange, Role, Serve, Settings, SipSettings,
 };
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -51,6 +51,7 @@ pub(super) fn of_role(role: Role) -> Settings {
             max_links: links,
             max_records: records,
         },
+        circuits: CircuitSettings::of_role(role),
         sip: SipSettings {
             udp: sip,
             tcp: sip,

@@ -122,6 +122,7 @@ pub(super) struct Actor {
     /// Connections that were opened only to see whether they can be: closed once the far end is known.
     pub(super) feelers: feelers::Feelers,
     pub(super) slots: slots::Slots,
+    pub(super) circuits: circuits::Circuits,
     pub(super) upkeep: upkeep::Upkeep,
 }
 
@@ -204,9 +205,14 @@ impl Actor {
         let mut once = |address: &Multiaddr| {
             address::to_plain(address).is_none_or(|plain| tried.insert((plain.ip.to_canonical(), plain.transport)))
         };
-        let addresses: Vec<Multiaddr> = addresses
-            .filter(|address| self.may_dial(address) && once(address) && self.dialling.call(address, now))
-            .collect();
+        let mut may = |address: &Multiaddr| {
+            // A circuit is as good as its relay's address.
+            let through = circuits::Through::read(address);
+            let place = through.as_ref().map_or(address, |through| &through.at);
+            let first = through.is_some() || once(address);
+            first && self.may_dial(place) && self.dialling.call(place, now)
+        };
+        let addresses: Vec<Multiaddr> = addresses.filter(|address| may(address)).collect();
         let links = &mut self.swarm.behaviour_mut().link;
         let link = links.connect(to.local, to.remote, to.node, addresses, to.deadline);
         if links.is_up(link) {

@@ -31,8 +31,11 @@ pub(super) fn node_of(peer: &PeerId) -> Option<NodeKey> {
     Some(NodeKey(key.try_into().ok()?))
 }
 
-/// The IP address at the head of a multiaddr.
+/// The IP address at the head of a multiaddr; none of a circuit, which leads somewhere else.
 pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    if address.iter().any(|part| matches!(part, Protocol::P2pCircuit)) {
+        return None;
+    }
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),

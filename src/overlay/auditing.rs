@@ -154,6 +154,7 @@ mod tests {
             mdns: false,
             external: Vec::new(),
             server: Some(true),
+            circuits: Default::default(),
             limits: Limits {
                 max_connections: 16,
                 max_connections_per_ip: 16,

@@ -1,5 +1,6 @@
 //! The protocols of a node and their settings. The reasons are in SECURITY §2.2 (K1 to K15) and PITFALLS 1-10, 20.
 
+use super::circuits::Grants;
 use super::limits;
 use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
@@ -8,7 +9,7 @@ use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, identify, mdns, ping};
+use libp2p::{PeerId, StreamProtocol, identify, mdns, ping, relay};
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 use libp2p_memory_connection_limits as memory_limits;
 use std::num::NonZeroUsize;
@@ -61,6 +62,9 @@ pub(super) struct Behaviour {
     pub(super) ping: ping::Behaviour,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) kept: kept::Behaviour,
+    /// What this node passes on for others, and what others pass on for it.
+    pub(super) relaying: relay::Behaviour,
+    pub(super) relayed: relay::client::Behaviour,
     pub(super) link: link::Behaviour,
 }
 
@@ -77,7 +81,13 @@ pub(super) fn places_for_visitors(max_connections: u32) -> u32 {
 }
 
 impl Behaviour {
-    pub(super) fn new(config: &OverlayConfig, key: &Keypair, records: Records) -> Self {
+    pub(super) fn new(
+        config: &OverlayConfig,
+        key: &Keypair,
+        records: Records,
+        relayed: relay::client::Behaviour,
+        grants: &Grants,
+    ) -> Self {
         let here = key.public().to_peer_id();
         let Limits { max_connections, max_connections_per_ip, max_connections_per_subnet, .. } = config.limits;
         let links = link::Config {
@@ -116,6 +126,8 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             mdns: mdns.into(),
             kept: kept::Behaviour::default(),
+            relaying: relay::Behaviour::new(here, grants.settings()),
+            relayed,
             link: link::Behaviour::new(config.overlay, config.secret.public(), config.scope, links),
         }
     }

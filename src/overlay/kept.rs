@@ -5,6 +5,7 @@
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::DeniedUpgrade;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::handler::ConnectionEvent;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
@@ -37,10 +38,12 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         _connection: ConnectionId,
         _peer: PeerId,
-        _local: &Multiaddr,
+        local: &Multiaddr,
         _remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler { kept: true })
+        // A circuit is for a call, and costs a third party.
+        let relayed = local.iter().any(|part| matches!(part, Protocol::P2pCircuit));
+        Ok(Handler { kept: !relayed })
     }
 
     fn handle_established_outbound_connection(

@@ -14,6 +14,7 @@
 
 mod behaviour;
 mod carry;
+mod detour;
 mod doubt;
 mod frame;
 mod handler;

@@ -42,6 +42,8 @@ impl Actor {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Store(event)) => self.store_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Link(event)) => self.link_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Relayed(event)) => self.relayed_event(event, now),
+            SwarmEvent::Behaviour(BehaviourEvent::Relaying(event)) => self.relaying_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                 peer_id,
                 info,
@@ -51,8 +53,12 @@ impl Actor {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(pinged)) => {
                 // Who does not speak ping may still be alive; who does and is silent is dead, and ping would leave it open.
-                if matches!(pinged.result, Err(ping::Failure::Timeout | ping::Failure::Other { .. })) {
-                    self.swarm.close_connection(pinged.connection);
+                match pinged.result {
+                    Ok(round_trip) => self.circuits.reserving.measured(&pinged.peer, round_trip),
+                    Err(ping::Failure::Timeout | ping::Failure::Other { .. }) => {
+                        self.swarm.close_connection(pinged.connection);
+                    }
+                    Err(ping::Failure::Unsupported) => {}
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
@@ -74,6 +80,7 @@ impl Actor {
                 self.asking_closed(&connection_id);
                 self.slots.closed(peer_id, connection_id);
                 self.processes.closed(peer_id, connection_id);
+                self.circuits_disconnected(peer_id, &endpoint);
                 // Who dialled closes what it does not need any more: that is no sign of death.
                 let broke = endpoint.is_dialer()
                     && cause.is_some_and(|cause| !matches!(cause, ConnectionError::KeepAliveTimeout));
@@ -107,13 +114,17 @@ impl Actor {
                 self.listen.remove(&address);
                 self.upkeep.addresses_changed = true;
             }
-            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 for address in &addresses {
                     self.listen.remove(address);
+                    self.upkeep.addresses_changed = true;
                 }
-                self.upkeep.addresses_changed = true;
-                if let Err(error) = reason {
-                    tracing::warn!(%error, "a listener has stopped: this node may be out of reach");
+                match reason {
+                    Err(error) if !addresses.is_empty() => {
+                        tracing::warn!(%error, "a listener has stopped: this node may be out of reach");
+                    }
+                    // Those of circuits have no addresses of their own, and come and go with their relays.
+                    _ => self.circuit_closed(listener_id, now),
                 }
             }
             // Progress that the above end, and news of protocols that need no answer of ours.
@@ -182,6 +193,8 @@ impl Actor {
         } else {
             self.evict(&peer);
         }
+        let direct = self.slots.connections(&peer).contains(&connection);
+        self.circuits_identified(peer, direct, &info, now);
         let Some(from) = self.inbound.get(&connection).and_then(ip_of) else { return };
         if !serves && !self.upkeep.is_small_and_drawn() {
             return;

@@ -58,6 +58,16 @@ impl Slots {
         }
     }
 
+    /// Whether a direct connection is open.
+    pub(super) fn is_open(&self, peer: &PeerId) -> bool {
+        self.open.contains_key(peer)
+    }
+
+    /// The direct connections of a peer.
+    pub(super) fn connections(&self, peer: &PeerId) -> Vec<ConnectionId> {
+        self.open.get(peer).cloned().unwrap_or_default()
+    }
+
     /// Who is held, the longest first.
     pub(super) fn longest(&self) -> Vec<NodeKey> {
         let mut held: Vec<(Instant, NodeKey)> =

@@ -54,12 +54,13 @@ impl Overlay {
         let here = key.public().to_peer_id();
         let meter = Meter::new(&metrics);
         let dialling = Dialling::new(config.scope);
-        let transport =
-            transport::build(&key, &meter.traffic, &dialling).map_err(|e| StartError::Other(e.to_string()))?;
+        let (transport, relayed) = transport::build_with_circuits(&key, &meter.traffic, &dialling)
+            .map_err(|e| StartError::Other(e.to_string()))?;
+        let grants = circuits::Grants::new(config.circuits.limits.clone());
         let records =
             Records::new(Position::of_node(&config.secret.public()), config.limits.max_records, UnixMillis::now);
         let settings = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_CONNECTION);
-        let mut swarm = Swarm::new(transport, Behaviour::new(&config, &key, records), here, settings);
+        let mut swarm = Swarm::new(transport, Behaviour::new(&config, &key, records, relayed, &grants), here, settings);
         for address in &external {
             swarm.add_external_address(address.clone());
         }
@@ -140,6 +141,7 @@ impl Overlay {
             connecting: Default::default(),
             feelers: Default::default(),
             slots: Default::default(),
+            circuits: circuits::Circuits::new(config.circuits, grants),
             upkeep: Upkeep::new(server, now),
             store,
         };

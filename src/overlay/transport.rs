@@ -1,12 +1,13 @@
 //! The way bytes leave and come: TCP with Noise and yamux, and QUIC, with names resolved, all of it counted.
 
+use super::circuits::Quiet;
 use super::dialling::{Dialling, Guarded};
 use super::meter::Traffic;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent};
 use libp2p::core::transport::{Boxed, OrTransport};
 use libp2p::core::upgrade::Version;
-use libp2p::{PeerId, Transport, dns, identity::Keypair, noise, quic, tcp, yamux};
+use libp2p::{PeerId, Transport, dns, identity::Keypair, noise, quic, relay, tcp, yamux};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,6 +16,9 @@ use std::time::Duration;
 /// From the first packet to an authenticated connection. Half of libp2p's default: a dead address costs a query this
 /// long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The same through a relay: it connects there first, and the far end may be slow to accept.
+const CIRCUIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// QUIC flow control windows, bytes. A bundle is 12 KiB and a frame 64 KiB; the defaults are 10 and 15 MB, which one
 /// peer could make us hold (PITFALLS 20).
@@ -53,13 +57,38 @@ pub(super) fn build(key: &Keypair, traffic: &Traffic, rules: &Dialling) -> Resul
         .boxed())
 }
 
-fn stack(key: &Keypair) -> Result<Boxed<Connection>, BuildError> {
+/// As [`build`], and circuits through other nodes. What travels on those is counted where it leaves: on the connection to
+/// the relay.
+///
+/// # Errors
+/// As [`build`].
+pub(super) fn build_with_circuits(
+    key: &Keypair,
+    traffic: &Traffic,
+    rules: &Dialling,
+) -> Result<(Boxed<Connection>, relay::client::Behaviour), BuildError> {
+    let (client, behaviour) = relay::client::new(key.public().to_peer_id());
+    let circuits = Quiet(client)
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(key)?)
+        .multiplex(multiplexer())
+        .timeout(CIRCUIT_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let direct = build(key, traffic, rules)?;
+    Ok((OrTransport::new(circuits, direct).map(|either, _| either.into_inner()).boxed(), behaviour))
+}
+
+fn multiplexer() -> yamux::Config {
     let mut mux = yamux::Config::default();
     mux.set_max_num_streams(MAX_STREAMS as usize);
+    mux
+}
+
+fn stack(key: &Keypair) -> Result<Boxed<Connection>, BuildError> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
-        .multiplex(mux)
+        .multiplex(multiplexer())
         .timeout(HANDSHAKE_TIMEOUT)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let mut settings = quic::Config::new(key);

@@ -1,7 +1,7 @@
 //! What is done from time to time: probing, looking around, the DHT mode, the status.
 
 use super::actor::Actor;
-use super::address::{node_of, to_multiaddr};
+use super::address::node_of;
 use super::asking::Asker;
 use super::{OverlayEvent, OverlayStatus};
 use crate::clock::UnixMillis;
@@ -47,6 +47,8 @@ pub(super) struct Upkeep {
     /// This node serves the DHT.
     pub(super) server: bool,
     pub(super) estimate: usize,
+    /// Where this node could be dialled when that was last looked at.
+    direct: Vec<reachability::Address>,
     started: Instant,
     shown_at: Instant,
     round_at: Instant,
@@ -65,6 +67,7 @@ impl Upkeep {
             addresses_changed: true,
             server,
             estimate: 1,
+            direct: Vec::new(),
             started: now,
             shown_at: now,
             round_at: now,
@@ -135,6 +138,7 @@ impl Actor {
             }
         }
         self.feel_on(now);
+        self.reserve(now);
         self.walks(now);
         self.asking_round(now);
         self.fill_slots(now);
@@ -217,10 +221,13 @@ impl Actor {
 
     pub(super) fn show_addresses(&mut self) {
         self.card = None;
-        let addresses = self.card_addresses();
-        let addresses: Vec<Vec<u8>> = addresses.iter().map(|address| to_multiaddr(address).to_vec()).collect();
-        if self.publishable.send_if_modified(|shown| std::mem::replace(shown, addresses.clone()) != addresses) {
+        let direct = self.card_addresses();
+        self.serve_circuits(&direct);
+        let addresses = self.record_addresses(&direct);
+        if std::mem::replace(&mut self.upkeep.direct, direct.clone()) != direct {
             self.promotion.moved();
+        }
+        if self.publishable.send_if_modified(|shown| std::mem::replace(shown, addresses.clone()) != addresses) {
             self.tell(OverlayEvent::AddressesChanged(addresses));
         }
     }
@@ -256,6 +263,8 @@ impl Actor {
             records_held: behaviour.kad.store_mut().holding.len(),
             links: behaviour.link.len(),
             listen: self.listen_texts(),
+            circuits: self.circuit_texts(),
+            circuits_served: self.circuits.grants.circuits(),
             bytes_in,
             bytes_out,
             refused: self.meter.refusals().clone(),

@@ -1,6 +1,6 @@
 //! Connections that came in. They stay while their diallers want them, which costs a stranger nothing; so when most
 //! places for them are taken, those on which nothing was asked for two minutes go, the longest idle first. Who
-//! serves this overlay and is known, and who has a call on it, stays.
+//! serves this overlay and is known, and who has a call on it, or is reached through us, stays.
 
 use super::actor::Actor;
 use libp2p::PeerId;
@@ -57,7 +57,9 @@ impl Actor {
     /// Once a second.
     pub(super) fn make_room(&mut self, now: Instant) {
         let links = &self.swarm.behaviour().link;
-        let stays = |peer: &PeerId, connection| self.peers.is_in_table(peer) || links.uses(connection);
+        let stays = |peer: &PeerId, connection| {
+            self.peers.is_in_table(peer) || links.uses(connection) || self.circuits.grants.serves(peer)
+        };
         for connection in self.visitors.surplus(stays, now) {
             self.meter.refuse("connection: idle, and others need room".into());
             self.swarm.close_connection(connection);

@@ -3,7 +3,7 @@
 use peerline::clock::UnixMillis;
 use peerline::identity::{CertificateBytes, NodeSecret, Seed, UserIdentity};
 use peerline::overlay::{
-    Limits, LookupEvent, LookupReport, Overlay, OverlayConfig, OverlayEvent, OverlayStatus, StartError,
+    CircuitsConfig, Limits, LookupEvent, LookupReport, Overlay, OverlayConfig, OverlayEvent, OverlayStatus, StartError,
 };
 use peerline::record::{self, EntryDraft, Judge, UserHeader, ValidBundle};
 use peerline::store::Store;
@@ -38,6 +38,7 @@ pub struct Setup {
     pub listen: Vec<String>,
     pub overlay: OverlayId,
     pub limits: Limits,
+    pub circuits: CircuitsConfig,
 }
 
 impl Default for Setup {
@@ -55,6 +56,7 @@ impl Default for Setup {
                 max_links: 64,
                 max_records: 10_000,
             },
+            circuits: CircuitsConfig::default(),
         }
     }
 }
@@ -76,6 +78,7 @@ pub async fn start(bootstrap: &[String], setup: &Setup) -> Result<(Overlay, mpsc
         mdns: false,
         external: Vec::new(),
         server: setup.server,
+        circuits: setup.circuits.clone(),
         limits: setup.limits.clone(),
     };
     Overlay::start(config, setup.store.clone(), Metrics::default()).await

@@ -6,6 +6,7 @@
 
 #[allow(dead_code, reason = "the long form uses all of it")]
 mod arena;
+mod circuits;
 mod floods;
 mod harness;
 mod liars;

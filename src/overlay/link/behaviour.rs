@@ -123,12 +123,15 @@ impl Behaviour {
         let Some(peer) = peer_id_of(&node).filter(|_| node != self.node) else {
             return self.fail_at_once(LinkError::Unreachable);
         };
+        // Nobody reaches itself around itself.
+        let here = peer_id_of(&self.node).unwrap_or(peer);
         let pair = Pair { local, remote, peer };
         if let Some(id) = self.links.of_pair(&pair) {
             if let Some(link) = self.links.get_mut(id) {
                 if let Phase::Opening { until: earlier } = &mut link.phase {
                     *earlier = until.max(*earlier);
                 }
+                let addresses = super::detour::sort_out(addresses, &mut link.detours, &[peer, here]);
                 let news: Vec<_> = addresses.into_iter().filter(|a| !link.addresses.contains(a)).collect();
                 let again = link.dialled && !news.is_empty();
                 // The newest first: they push out what led nowhere.
@@ -152,7 +155,7 @@ impl Behaviour {
         let mut link = Link::new(self.new_link_id(), pair, node, session_id, self.new_session(), now);
         link.opener = true;
         link.phase = Phase::Opening { until };
-        link.addresses = addresses;
+        link.addresses = super::detour::sort_out(addresses, &mut link.detours, &[peer, here]);
         link.addresses.truncate(super::open::MAX_ADDRESSES);
         let id = link.id;
         self.links.insert(link);
@@ -284,7 +287,9 @@ impl Behaviour {
 
     fn handle_established(&mut self, event: ConnectionEstablished<'_>, now: Instant) {
         let connection = Connection::new(event.connection_id, event.endpoint);
+        let relayed = connection.relayed;
         self.peers.entry(event.peer_id).or_default().connections.push(connection);
+        self.detours_connected(event.peer_id, event.connection_id, relayed);
         for id in self.links.of_peer(event.peer_id) {
             if let Some(link) = self.links.get_mut(id) {
                 if link.dial == Some(event.connection_id) {
@@ -317,6 +322,9 @@ impl Behaviour {
             if let Some(link) = self.links.get_mut(id) {
                 link.dial = None;
             }
+            self.advance(id, now);
+        }
+        for id in self.detours_failed(connection) {
             self.advance(id, now);
         }
     }

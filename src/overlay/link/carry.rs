@@ -207,6 +207,7 @@ impl Behaviour {
 
     /// Looks at every deadline.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.close_spare();
         for id in self.links.matching(|_| true) {
             self.check_attempt(id, now);
             let Some(link) = self.links.get(id) else { continue };

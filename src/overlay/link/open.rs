@@ -7,12 +7,13 @@ use super::hello::{Hello, Refused};
 use super::pipe::CREDITS;
 use super::table::{Attempt, Link, Pair, Phase, Purpose, StreamRef};
 use super::{Event, Refusal};
+use crate::overlay::circuits::Through;
 use crate::overlay::{LinkError, LinkId};
 use crate::record::VerifiedPeerUser;
 use bytes::Bytes;
-use libp2p::PeerId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, ToSwarm};
+use libp2p::{Multiaddr, PeerId};
 use std::time::{Duration, Instant};
 
 /// Addresses of a node that are kept for dialling. 16: two records of eight (FORMATS "What is stored").
@@ -42,6 +43,8 @@ impl Behaviour {
             (Phase::Opening { .. }, Some((best, _))) => self.open_stream(id, best, now),
             (Phase::Lost { .. }, Some((best, _))) if link.opener => self.open_stream(id, best, now),
             (Phase::Opening { .. }, None) if link.dial.is_none() && !link.dialled => self.dial(id, now),
+            // A way around may lead there yet.
+            (Phase::Opening { .. }, None) if link.detours.iter().any(|detour| detour.is_open(now)) => {}
             (Phase::Opening { .. }, None) if link.dial.is_none() => {
                 let error = link.error.clone();
                 self.fail(id, error);
@@ -53,10 +56,14 @@ impl Behaviour {
     }
 
     pub(super) fn dial(&mut self, id: LinkId, now: Instant) {
+        self.set_out(id, now);
         let under_way = self.links.dial_for(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.dialled = true;
         link.retry_at = matches!(link.phase, Phase::Lost { .. }).then_some(now + RETRY);
+        if link.addresses.is_empty() && !link.detours.is_empty() {
+            return;
+        }
         if under_way.is_some() {
             link.dial = under_way;
             return;
@@ -372,7 +379,8 @@ impl Behaviour {
             return Err(());
         }
         // Known to work: where to look first when the connection is lost.
-        if let Some(address) = dialled.filter(|address| !link.addresses.contains(address)) {
+        let direct = |address: &Multiaddr| Through::read(address).is_none() && !link.addresses.contains(address);
+        if let Some(address) = dialled.filter(direct) {
             link.addresses.insert(0, address);
             link.addresses.truncate(MAX_ADDRESSES);
         }

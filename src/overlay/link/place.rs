@@ -28,19 +28,35 @@ pub fn peer_id_of(node: &NodeKey) -> Option<PeerId> {
 
 /// Whether somebody else's node passes the bytes on.
 pub(super) fn is_relayed(point: &ConnectedPoint) -> bool {
-    point.get_remote_address().iter().any(|part| matches!(part, Protocol::P2pCircuit))
+    point.is_relayed()
 }
 
-/// (local, remote) addresses of a connection. Unspecified where an address holds a name instead of a number.
+/// (local, remote) addresses of a connection. Unspecified where an address holds a name instead of a number. Of a relayed
+/// connection: our own address towards the relay, and none of the peer, who may be anywhere.
 pub(super) fn ips(point: &ConnectedPoint) -> (IpAddr, IpAddr) {
-    let remote = ip_of(point.get_remote_address());
-    let local = match point {
-        ConnectedPoint::Listener { local_addr, .. } => ip_of(local_addr).filter(|ip| !ip.is_unspecified()),
-        ConnectedPoint::Dialer { .. } => None,
-    };
-    let local = local.or_else(|| remote.and_then(local_ip_towards));
     let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let (local, remote) = match point {
+        ConnectedPoint::Listener { local_addr, .. } if is_circuit(local_addr) => {
+            (ip_of(local_addr).and_then(local_ip_towards), None)
+        }
+        ConnectedPoint::Dialer { address, .. } if is_circuit(address) => {
+            (ip_of(address).and_then(local_ip_towards), None)
+        }
+        ConnectedPoint::Listener { local_addr, send_back_addr } => {
+            let remote = ip_of(send_back_addr);
+            let local = ip_of(local_addr).filter(|ip| !ip.is_unspecified());
+            (local.or_else(|| remote.and_then(local_ip_towards)), remote)
+        }
+        ConnectedPoint::Dialer { address, .. } => {
+            let remote = ip_of(address);
+            (remote.and_then(local_ip_towards), remote)
+        }
+    };
     (local.unwrap_or(nowhere), remote.unwrap_or(nowhere))
+}
+
+fn is_circuit(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::P2pCircuit))
 }
 
 fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
@@ -99,5 +115,19 @@ mod tests {
         let relay = PeerId::random();
         assert!(is_relayed(&dialled(&format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit"))));
         assert!(!is_relayed(&dialled("/ip4/127.0.0.1/tcp/1")));
+    }
+
+    #[test]
+    fn a_relayed_connection_tells_where_we_are_and_not_where_the_peer_is() {
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        let through = format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit");
+        let inbound = ConnectedPoint::Listener {
+            local_addr: through.parse().unwrap(),
+            send_back_addr: format!("/p2p/{peer}").parse().unwrap(),
+        };
+        assert!(is_relayed(&inbound));
+        let (home, nowhere) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        assert_eq!(ips(&inbound), (home, nowhere));
+        assert_eq!(ips(&dialled(&through)), (home, nowhere));
     }
 }

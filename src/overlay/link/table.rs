@@ -1,5 +1,6 @@
 //! The links and connections of this node, as tables. Pure: no sockets, no clock.
 
+use super::detour::Detour;
 use super::hello::SessionId;
 use super::session::Session;
 use crate::identity::NodeKey;
@@ -81,6 +82,8 @@ pub(super) struct Link {
     pub attempt: Option<Attempt>,
     pub remote: Option<VerifiedPeerUser>,
     pub addresses: Vec<Multiaddr>,
+    /// Ways around, if it cannot be dialled.
+    pub detours: Vec<Detour>,
     pub dial: Option<ConnectionId>,
     /// Dialled since the far end last answered.
     pub dialled: bool,
@@ -119,6 +122,7 @@ impl Link {
             attempt: None,
             remote: None,
             addresses: Vec::new(),
+            detours: Vec::new(),
             dial: None,
             dialled: false,
             tried: Vec::new(),
@@ -144,6 +148,11 @@ impl Link {
         self.session.awaits_ack() && now.saturating_duration_since(self.waiting_since) >= time
     }
 
+    /// Something is being dialled because nothing is heard on it.
+    pub fn is_doubted(&self) -> bool {
+        self.dialled && self.session.awaits_ack()
+    }
+
     /// Wants a stream, and none is being opened.
     pub fn is_waiting(&self) -> bool {
         self.phase != Phase::Up && self.attempt.is_none()
@@ -159,13 +168,15 @@ pub(super) struct Connection {
     pub remote_ip: IpAddr,
     /// The address that led to it, if we dialled.
     pub dialled: Option<Multiaddr>,
+    /// Looks at which a circuit was of no use.
+    pub spare: u8,
 }
 
 impl Connection {
     pub fn new(id: ConnectionId, point: &ConnectedPoint) -> Self {
         let (local_ip, remote_ip) = super::place::ips(point);
         let dialled = point.is_dialer().then(|| point.get_remote_address().clone());
-        Self { id, relayed: super::place::is_relayed(point), local_ip, remote_ip, dialled }
+        Self { id, relayed: super::place::is_relayed(point), local_ip, remote_ip, dialled, spare: 0 }
     }
 }
 
@@ -281,7 +292,14 @@ mod tests {
 
     fn connection(id: usize, relayed: bool) -> Connection {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Connection { id: ConnectionId::new_unchecked(id), relayed, local_ip: ip, remote_ip: ip, dialled: None }
+        Connection {
+            id: ConnectionId::new_unchecked(id),
+            relayed,
+            local_ip: ip,
+            remote_ip: ip,
+            dialled: None,
+            spare: 0,
+        }
     }
 
     #[test]

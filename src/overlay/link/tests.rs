@@ -18,7 +18,7 @@ use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
-use libp2p::swarm::{ConnectionId, DialError, FromSwarm, NetworkBehaviour, NotifyHandler, ToSwarm};
+use libp2p::swarm::{CloseConnection, ConnectionId, DialError, FromSwarm, NetworkBehaviour, NotifyHandler, ToSwarm};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
@@ -201,6 +201,12 @@ impl World {
                 let index = self.connections.iter().position(|(ids, standing, _)| *standing && ids[end] == id);
                 if let Some(index) = index {
                     self.command(end, index, event);
+                }
+            }
+            // What silence ends, or a circuit that nobody needs any more.
+            ToSwarm::CloseConnection { connection: CloseConnection::One(id), .. } => {
+                if let Some(index) = self.connections.iter().position(|(ids, ..)| ids[end] == id) {
+                    self.cut(index);
                 }
             }
             other => panic!("{other:?}"),

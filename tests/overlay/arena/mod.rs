@@ -199,5 +199,6 @@ fn setup(ip: Ipv4Addr, secret: NodeSecret, server: bool, overlay: OverlayId) -> 
         // On loopback only QUIC comes from the address that it listens at: TCP comes from 127.0.0.1.
         listen: vec![listen_at(ip, Transport::Quic)],
         limits: limits(),
+        circuits: Default::default(),
     }
 }

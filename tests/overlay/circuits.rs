@@ -1,0 +1,154 @@
+//! Nodes that nobody can dial: reached through others, which may go away.
+
+use super::harness::{Node, PATIENCE, Setup, User, node, reaches, start};
+use peerline::identity::NodeSecret;
+use peerline::overlay::{CircuitsConfig, LocalUser, Overlay, OverlayEvent, address_text};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+async fn relay(bootstrap: &[String]) -> Node {
+    let circuits = CircuitsConfig { serve: Some(true), ..CircuitsConfig::default() };
+    node(bootstrap, Setup { circuits, ..Setup::default() }).await
+}
+
+async fn relays(count: usize) -> Vec<Node> {
+    let mut relays: Vec<Node> = Vec::new();
+    for _ in 0..count {
+        let known: Vec<String> = relays.iter().map(|relay| relay.address.clone()).collect();
+        relays.push(relay(&known).await);
+    }
+    relays
+}
+
+/// A node with one user, and its events.
+struct Home {
+    overlay: Overlay,
+    events: mpsc::Receiver<OverlayEvent>,
+    secret: NodeSecret,
+    user: User,
+}
+
+impl Home {
+    /// Listens nowhere: there is no address at which it could be dialled.
+    async fn hidden(relays: &[Node]) -> Self {
+        Self::start(relays, Vec::new(), Some(true)).await
+    }
+
+    async fn open(relays: &[Node]) -> Self {
+        Self::start(relays, vec!["/ip4/127.0.0.1/tcp/0".into()], None).await
+    }
+
+    async fn start(relays: &[Node], listen: Vec<String>, reserve: Option<bool>) -> Self {
+        let circuits = CircuitsConfig { reserve, ..CircuitsConfig::default() };
+        let setup = Setup { server: Some(false), listen, circuits, ..Setup::default() };
+        let bootstrap: Vec<String> = relays.iter().map(|relay| relay.address.clone()).collect();
+        let (overlay, events) = start(&bootstrap, &setup).await.unwrap();
+        let user = User::at(&setup.secret);
+        overlay.serve_user(LocalUser { id: user.identity.id, bundle: user.bundle().encode().into() }).await;
+        Self { overlay, events, secret: setup.secret, user }
+    }
+
+    async fn event(&mut self) -> OverlayEvent {
+        loop {
+            match timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("it runs") {
+                OverlayEvent::AddressesChanged(_) => {}
+                event => return event,
+            }
+        }
+    }
+
+    async fn message(&mut self) -> String {
+        match self.event().await {
+            OverlayEvent::LinkMessage { message, .. } => String::from_utf8(message.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn call(&mut self, to: &Home) -> peerline::overlay::LinkId {
+        let (local, remote) = (self.user.identity.id, to.user.identity.id);
+        let addresses = to.overlay.publishable();
+        let link = self.overlay.connect(local, remote, to.secret.public(), addresses, Duration::from_secs(10)).await;
+        link.expect("a way")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_be_dialled_is_called_through_its_relays() {
+    let relays = relays(3).await;
+    let mut callee = Home::hidden(&relays).await;
+    reaches(&callee.overlay, |status| status.circuits.len() == 2).await;
+    let published: Vec<String> = callee.overlay.publishable().iter().map(|address| address_text(address)).collect();
+    assert!(published.iter().all(|text| text.ends_with("/p2p-circuit")), "{published:?}");
+    let mut caller = Home::open(&relays).await;
+    let started = Instant::now();
+    let link = caller.call(&callee).await;
+    assert!(matches!(caller.event().await, OverlayEvent::LinkUp { outbound: true, .. }));
+    println!("linked through a relay after {:?}", started.elapsed());
+    let OverlayEvent::LinkUp { link: theirs, remote_ip, local_ip, .. } = callee.event().await else { panic!() };
+    assert!(remote_ip.is_unspecified() && !local_ip.is_unspecified(), "{local_ip} {remote_ip}");
+    for n in 0..100 {
+        caller.overlay.send(link, format!("out {n}").into()).unwrap();
+        callee.overlay.send(theirs, format!("back {n}").into()).unwrap();
+    }
+    for n in 0..100 {
+        assert_eq!(callee.message().await, format!("out {n}"));
+        assert_eq!(caller.message().await, format!("back {n}"));
+    }
+    let mut shown = relays[0].overlay.status();
+    let served = async {
+        while relays.iter().all(|relay| relay.overlay.status().borrow().circuits_served == 0) {
+            shown.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, served).await.expect("a relay knows of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hidden_nodes_call_each_other_though_relays_die_one_after_the_other() {
+    let mut relays = relays(3).await;
+    let mut callee = Home::hidden(&relays).await;
+    let mut caller = Home::hidden(&relays).await;
+    for home in [&callee, &caller] {
+        reaches(&home.overlay, |status| status.circuits.len() == 2).await;
+    }
+    let link = caller.call(&callee).await;
+    assert!(matches!(caller.event().await, OverlayEvent::LinkUp { .. }));
+    assert!(matches!(callee.event().await, OverlayEvent::LinkUp { .. }));
+    for _ in 0..2 {
+        let before = callee.overlay.status().borrow().circuits.clone();
+        let dying = relays.iter().position(|relay| before[0].contains(&relay.overlay.status().borrow().peer_id));
+        let relay = relays.remove(dying.expect("one of them"));
+        relay.overlay.shutdown().await;
+        drop(relay);
+        let killed = Instant::now();
+        caller.overlay.send(link, format!("still there, {} left?", relays.len()).into()).unwrap();
+        assert_eq!(callee.message().await, format!("still there, {} left?", relays.len()));
+        println!("a message came through {:?} after a relay was stopped", killed.elapsed());
+        let left = relays.len().min(2);
+        reaches(&callee.overlay, |status| status.circuits.len() == left && !status.circuits.contains(&before[0])).await;
+        println!("reached through {left} again {:?} after a relay was stopped", killed.elapsed());
+        // As after another lookup: the same link, and it knows where to look next time.
+        assert_eq!(caller.call(&callee).await, link);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_reached_through_a_node_that_does_not_serve() {
+    let others = vec![node(&[], Setup::default()).await];
+    let hidden = Home::hidden(&others).await;
+    let mut caller = Home::open(&others).await;
+    reaches(&hidden.overlay, |status| status.peers >= 1).await;
+    assert!(hidden.overlay.status().borrow().circuits.is_empty());
+    let peer = peerline::overlay::peer_id_text(&others[0].secret.public());
+    let through = format!("{}/p2p-circuit", others[0].address);
+    assert!(through.contains(&peer));
+    let (local, remote) = (caller.user.identity.id, hidden.user.identity.id);
+    let node = hidden.secret.public();
+    // By its own words it would be reached there; the relay says no, and so does nothing at all.
+    let address: libp2p::Multiaddr = through.parse().unwrap();
+    let refused = caller.overlay.connect(local, remote, node, vec![address.to_vec()], Duration::from_secs(20)).await;
+    assert!(refused.is_err());
+    let told: Vec<OverlayEvent> = std::iter::from_fn(|| caller.events.try_recv().ok()).collect();
+    assert!(!told.iter().any(|event| matches!(event, OverlayEvent::LinkUp { .. })), "{told:?}");
+}
