@@ -5,6 +5,7 @@ mod genesis;
 pub mod scanner;
 mod scope;
 pub mod signature;
+pub mod stun;
 
 pub use genesis::{BUILT_IN_NAME, Genesis, GenesisError, Mode, is_overlay_name};
 pub use scanner::{ScanError, scan};
