@@ -8,11 +8,12 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Between the walks to the own position and to a far corner: 5 minutes up to 400 nodes (a client: 133), then in proportion
-/// to their number up to an hour (a client: 12). What a table has is kept fresh by its probes, not by walks. A client is
-/// asked by nobody, so it needs no complete neighbourhood.
+/// Between the walks to the own position and to a far corner: 5 minutes up to 33 nodes (a client: 8), then in proportion to
+/// their number up to an hour (a client: 12). A walk among 100 nodes costs as much as one among 10^5, and what a table has
+/// is kept fresh by its probes, not by walks; newcomers show themselves. A client is asked by nobody, so it needs no
+/// complete neighbourhood.
 pub fn between_walks(nodes: f64, server: bool) -> Duration {
-    let (per_node, most) = if server { (0.75, HOUR) } else { (2.25, 12 * HOUR) };
+    let (per_node, most) = if server { (9.0, HOUR) } else { (36.0, 12 * HOUR) };
     in_proportion(nodes, per_node, Duration::from_secs(300), most)
 }
 
@@ -43,8 +44,8 @@ mod tests {
     #[test]
     fn grow_with_the_overlay() {
         let minutes = |pause: fn(f64) -> Duration| SIZES.map(|nodes| pause(nodes).as_secs() / 60);
-        assert_eq!(minutes(|nodes| between_walks(nodes, true)), [5, 5, 5, 50, 60]);
-        assert_eq!(minutes(|nodes| between_walks(nodes, false)), [5, 5, 15, 150, 720]);
+        assert_eq!(minutes(|nodes| between_walks(nodes, true)), [5, 15, 60, 60, 60]);
+        assert_eq!(minutes(|nodes| between_walks(nodes, false)), [5, 60, 240, 720, 720]);
         assert_eq!(minutes(between_searches), [60, 60, 60, 120, 1_440]);
         assert_eq!(minutes(between_checks), [60, 60, 60, 120, 720]);
     }
