@@ -15,6 +15,7 @@ mod history;
 mod legs;
 mod links;
 mod machine;
+mod paths;
 mod reach;
 mod registrations;
 mod router;
@@ -75,7 +76,7 @@ pub struct CallRecord {
     pub lookup_ms: Option<u64>,
     pub ring_ms: Option<u64>,
     pub answer_ms: Option<u64>,
-    /// "local", "direct", "echo"; empty when nobody answered.
+    /// "local"; between nodes "direct" or "relayed", as the sound went last; "echo"; empty when nobody answered.
     pub path: String,
 }
 

@@ -7,7 +7,8 @@
 //!                            latch: whose packet is it        srtp: is it genuine, seal it again
 //! ```
 //!
-//! `sdp`, `gate`, `latch`, `packet` and `srtp` are pure; `stream` drives sockets, [`MediaLeg`] negotiates.
+//! `sdp`, `gate`, `latch`, `packet` and `srtp` are pure; `stream` drives sockets, [`MediaLeg`] negotiates. Between nodes
+//! `ice` finds the path that packets take, and looks for another one when it fails.
 
 use crate::telemetry::Metrics;
 use gate::Reason;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 pub mod audio;
 
 mod gate;
+mod ice;
 mod latch;
 mod leg;
 mod packet;
@@ -33,7 +35,8 @@ mod sdp;
 mod srtp;
 mod stream;
 
-pub use leg::MediaLeg;
+pub use ice::{CallId, Relay, Surroundings};
+pub use leg::{MediaLeg, Paths};
 
 /// How often the packet counts of [`MediaStatus`] are renewed while something changes.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -80,6 +83,31 @@ pub struct LegStats {
     pub refused: u64,
     /// From open to the first packet in, if any.
     pub first_packet_ms: Option<u64>,
+    /// How packets go to the far end.
+    pub path: PathKind,
+}
+
+/// How packets go to the far end of a leg.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// To the address of its description.
+    #[default]
+    Stated,
+    /// On a path that was found and checked, from one end to the other.
+    Direct,
+    /// On one that was found, by way of a relay.
+    Relayed,
+}
+
+impl PathKind {
+    /// One word for people.
+    pub const fn word(self) -> &'static str {
+        match self {
+            PathKind::Stated | PathKind::Direct => "direct",
+            PathKind::Relayed => "relayed",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]

@@ -136,6 +136,8 @@ pub enum OverlayEvent {
     },
     /// One message, in order, exactly once.
     LinkMessage { link: LinkId, message: Bytes },
+    /// What the far end says of the paths to one call: an `Ice`, unread, in one order with the messages, exactly once.
+    LinkIce { link: LinkId, bytes: Bytes },
     /// The link is gone; nothing more comes on it.
     LinkDown { link: LinkId, reason: String },
     /// Our publishable addresses changed (binary multiaddrs).
@@ -228,6 +230,7 @@ pub struct OverlayStatus {
 #[derive(Clone)]
 pub struct Overlay {
     node: NodeKey,
+    scope: AddressScope,
     commands: mpsc::Sender<Command>,
     publishable: watch::Receiver<Vec<Vec<u8>>>,
     status: watch::Receiver<OverlayStatus>,
@@ -239,6 +242,11 @@ const LOOKUP_EVENTS: usize = 16;
 impl Overlay {
     pub fn node(&self) -> NodeKey {
         self.node
+    }
+
+    /// Whose addresses count in this overlay.
+    pub fn scope(&self) -> AddressScope {
+        self.scope
     }
 
     /// Addresses to put into records now, by the overlay's address scope (binary multiaddrs), best first, at most 8.
@@ -319,6 +327,21 @@ impl Overlay {
             return Err(LinkError::Refused(format!("a message may have {} bytes", link::MAX_MESSAGE_BYTES)));
         }
         self.commands.try_send(Command::Send { link, message }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LinkError::Full,
+            mpsc::error::TrySendError::Closed(_) => LinkError::Stopped,
+        })
+    }
+
+    /// Queues what the far end is to know of the paths to a call: an `Ice`, at most 4 KiB, in one order with the messages
+    /// and as reliable. Never waits. A link that is down or does not keep up loses it.
+    ///
+    /// # Errors
+    /// As [`Overlay::send`].
+    pub fn send_ice(&self, link: LinkId, bytes: Bytes) -> Result<(), LinkError> {
+        if bytes.len() > link::MAX_ICE_BYTES {
+            return Err(LinkError::Refused(format!("paths may take {} bytes", link::MAX_ICE_BYTES)));
+        }
+        self.commands.try_send(Command::SendIce { link, bytes }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LinkError::Full,
             mpsc::error::TrySendError::Closed(_) => LinkError::Stopped,
         })

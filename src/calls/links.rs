@@ -1,6 +1,7 @@
 //! Links to other nodes as trunks of `sip`, one to one, and who uses them. The task waits for `sip`, so a slow `sip`
 //! holds the overlay back rather than filling memory.
 
+use super::paths::Meetings;
 use crate::locator::Locator;
 use crate::overlay::{LinkId, Overlay, OverlayEvent};
 use crate::record::VerifiedPeerUser;
@@ -35,6 +36,8 @@ struct Open {
 pub(super) struct Links {
     open: Mutex<HashMap<LinkId, Open>>,
     changed: Notify,
+    /// Who finds paths over them.
+    pub(super) meetings: Arc<Meetings>,
 }
 
 /// A call uses the link: it stays open.
@@ -96,7 +99,9 @@ impl Links {
                 Some(OverlayEvent::LinkMessage { link, message }) => {
                     sip.trunk_receive(TrunkId(link.0), message).await;
                 }
+                Some(OverlayEvent::LinkIce { link, bytes }) => self.meetings.deliver(link, bytes),
                 Some(OverlayEvent::LinkDown { link, reason }) => {
+                    self.meetings.down(link);
                     tracing::debug!(link = link.0, %reason, "link down");
                     self.lock().remove(&link);
                     sip.trunk_down(TrunkId(link.0)).await;

@@ -7,6 +7,7 @@ use super::cause;
 use super::legs::{Delivery, Mailbox};
 use super::links::{LinkInfo, LinkUse};
 use super::machine::{Branch, Call, Effect, Ending, Event, Plan, Side};
+use super::paths::Meeting;
 use super::reach::{CONNECT_DEADLINE, PATIENCE, Way};
 use super::routing::{self, Routed};
 use super::setup::Target;
@@ -56,6 +57,7 @@ struct Callee {
     media: Option<MediaLeg>,
     /// On the way to a device, until it is heard of.
     connecting: Option<AbortOnDropHandle<()>>,
+    _meeting: Option<Meeting>,
     _link: Option<LinkUse>,
 }
 
@@ -70,13 +72,16 @@ pub(super) struct Session {
     /// The caller has a 200.
     answered: bool,
     media: Option<MediaLeg>,
+    /// The caller is at another node, which finds paths with us.
+    _meeting: Option<Meeting>,
     callees: HashMap<Branch, Callee>,
     /// Which branch a leg is.
     branches: HashMap<LegId, Branch>,
     /// Devices that were dialled over this link and have said nothing yet: the link may have been a dead one.
     unheard: HashMap<Branch, (VerifiedDevice, LinkId)>,
-    /// How the callee of a branch is reached, for history.
+    /// How the callee of a branch is reached, for history, and how a caller at another node was.
     paths: HashMap<Branch, &'static str>,
+    inward: Option<&'static str>,
     located: Option<mpsc::Receiver<Located>>,
     reports: mpsc::Sender<Connected>,
     reported: mpsc::Receiver<Connected>,
@@ -92,10 +97,17 @@ impl Session {
         shared.history.started();
         let (now, started) = (Instant::now(), UnixMillis::now());
         let mut routed = routing::route(&shared, &invitation.caller, &invitation.dialled).await;
-        let mut media = None;
+        let (mut media, mut meeting) = (None, None);
         if let (Plan::Ring { .. } | Plan::Echo, Some(ips)) = (&routed.plan, routed.media_ips) {
-            match open(&shared, routed.kind, ips, &invitation.offer).await {
-                Ok(leg) => media = Some(leg),
+            let link = match &invitation.caller {
+                Caller::Trunk(trunk) => Some(LinkId(trunk.0)),
+                Caller::Phone { .. } => None,
+            };
+            match open(&shared, (routed.kind, link), ips, &invitation.offer).await {
+                Ok(leg) => {
+                    meeting = link.and_then(|link| shared.links.meetings.meet(link, &leg));
+                    media = Some(leg);
+                }
                 Err(error) => routed.plan = Plan::Refuse(cause::of_media(&error)),
             }
         }
@@ -111,10 +123,12 @@ impl Session {
             offer: invitation.offer,
             answered: false,
             media,
+            _meeting: meeting,
             callees: HashMap::new(),
             branches: HashMap::new(),
             unheard: HashMap::new(),
             paths: HashMap::new(),
+            inward: None,
             located: None,
             reports,
             reported,
@@ -217,8 +231,11 @@ impl Session {
                     sip.hang_up(delivery.leg, cause).await;
                 }
             }
-            Effect::FreeMedia(Side::Caller) => self.media = None,
-            Effect::FreeMedia(Side::Callee(branch)) => drop(self.callees.remove(&branch)),
+            Effect::FreeMedia(Side::Caller) => {
+                let media = self.media.take().filter(|_| self.routed.kind == LegKind::Peer);
+                self.inward = media.map(|media| media.stats().path.word());
+            }
+            Effect::FreeMedia(Side::Callee(branch)) => self.free(branch),
             Effect::Reoffer { from, to, offer } => match self.describe_reoffer(from, to, &offer).await {
                 Ok((leg, sdp)) => sip.reoffer(leg, sdp).await,
                 Err(cause) => return Some(Event::ReofferFailed { side: to, cause }),
@@ -306,7 +323,13 @@ impl Session {
         let offer = match self.shared.media.open(kind, local_ip) {
             Ok(mut media) => {
                 media.expect(host);
+                if let DialTarget::Trunk(trunk) = target {
+                    self.shared.find_paths(&mut media, LinkId(trunk.0));
+                }
                 let offer = media.describe_offer(&self.offer).await;
+                if let DialTarget::Trunk(trunk) = target {
+                    callee._meeting = self.shared.links.meetings.meet(LinkId(trunk.0), &media);
+                }
                 callee.media = Some(media);
                 offer
             }
@@ -322,6 +345,14 @@ impl Session {
         self.callees.insert(branch, callee);
         self.shared.sip.dial(leg, target, self.routed.presented.clone(), self.routed.to.clone(), offer).await;
         None
+    }
+
+    /// The branch is over; how its sound went stays.
+    fn free(&mut self, branch: Branch) {
+        let media = self.callees.remove(&branch).and_then(|callee| callee.media);
+        if let (Some(media), Some(path)) = (media, self.paths.get_mut(&branch).filter(|path| **path != "local")) {
+            *path = media.stats().path.word();
+        }
     }
 
     fn found(&mut self, located: Option<Located>) -> Option<Event> {
@@ -399,7 +430,7 @@ impl Session {
         let millis = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let answered = self.answered;
         let path = match ending.winner {
-            Some(branch) => self.paths.get(&branch).copied().unwrap_or_default(),
+            Some(branch) => self.inward.or(self.paths.get(&branch).copied()).unwrap_or_default(),
             None if answered => "echo",
             None => "",
         };
@@ -422,12 +453,15 @@ impl Session {
 
 async fn open(
     shared: &Shared,
-    kind: LegKind,
+    (kind, link): (LegKind, Option<LinkId>),
     (local_ip, host): (IpAddr, IpAddr),
     offer: &[u8],
 ) -> Result<MediaLeg, MediaError> {
     let mut media = shared.media.open(kind, local_ip)?;
     media.expect(host);
+    if let Some(link) = link {
+        shared.find_paths(&mut media, link);
+    }
     media.accept(offer).await?;
     Ok(media)
 }

@@ -139,6 +139,8 @@ pub(super) struct Gate {
     rtcp: Latch,
     keys: Keys,
     budget: u32,
+    /// The far end looks for a path with us: nothing is sent on a guess.
+    awaits_path: bool,
 }
 
 impl Gate {
@@ -152,6 +154,7 @@ impl Gate {
             rtcp: Latch::default(),
             keys: Keys::default(),
             budget: UNCONFIRMED_PACKETS,
+            awaits_path: false,
         }
     }
 
@@ -160,6 +163,16 @@ impl Gate {
         self.rtp.expect(host);
         self.rtcp.expect(host);
         self
+    }
+
+    /// Packets go to `remote`, the far end of a checked path; `None`: no path is known to work.
+    pub(super) fn choose(&mut self, remote: Option<SocketAddr>) {
+        self.rtp.choose(remote);
+    }
+
+    /// A path is looked for from both ends: what the description says is no longer tried.
+    pub(super) fn await_path(&mut self) {
+        self.awaits_path = true;
     }
 
     /// Whether the far end speaks SRTP.
@@ -278,6 +291,9 @@ impl Gate {
         let latch = self.latch(header.kind);
         let (mut target, confirmed) = (latch.target().ok_or(Reason::NotReady)?, latch.confirmed());
         if self.kind == LegKind::Peer && !confirmed {
+            if self.awaits_path {
+                return Err(Reason::NotReady);
+            }
             target = self.latch(header.kind).careful_target().ok_or(Reason::NotReady)?;
             self.budget = self.budget.checked_sub(1).ok_or(Reason::Unconfirmed)?;
         }
@@ -297,7 +313,11 @@ impl Gate {
         if self.kind != LegKind::Peer {
             return None;
         }
-        let target = if self.rtp.confirmed() { self.rtp.target()? } else { self.rtp.careful_target()? };
+        let target = match self.rtp.confirmed() {
+            true => self.rtp.target()?,
+            false if self.awaits_path => return None,
+            false => self.rtp.careful_target()?,
+        };
         let report = packet::empty_report(self.ssrc);
         let sealed = self.keys.sealer.as_mut()?.seal(&packet::read(&report)?, &report).ok()?;
         Some((sealed, target))

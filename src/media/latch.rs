@@ -28,6 +28,8 @@ pub(super) enum Stranger {
 pub(super) struct Latch {
     /// The host that signals, if that is known.
     host: Option<IpAddr>,
+    /// A path that was found and checked.
+    chosen: Option<SocketAddr>,
     stated: Option<SocketAddr>,
     held: Option<Held>,
     ssrcs: Vec<u32>,
@@ -68,7 +70,12 @@ impl Latch {
 
     /// Where to send.
     pub(super) fn target(&self) -> Option<SocketAddr> {
-        self.held.map(|held| held.address).or(self.stated)
+        self.chosen.or(self.held.map(|held| held.address)).or(self.stated)
+    }
+
+    /// Packets go to `remote`, which has shown that it is there and who it is; `None`: as the rest says.
+    pub(super) fn choose(&mut self, remote: Option<SocketAddr>) {
+        self.chosen = remote;
     }
 
     /// Decides on a packet and moves the latch.
@@ -107,7 +114,7 @@ impl Latch {
 
     /// True once a packet has come from where we send to.
     pub(super) fn confirmed(&self) -> bool {
-        self.held.is_some()
+        self.held.is_some() || self.chosen.is_some()
     }
 
     /// True once a packet has come since the last description.
@@ -117,7 +124,7 @@ impl Latch {
 
     /// Whether `from` is an address that the far end has named or used.
     pub(super) fn is_from(&self, from: SocketAddr) -> bool {
-        self.stated == Some(from) || self.held.is_some_and(|held| held.address == from)
+        self.stated == Some(from) || self.chosen == Some(from) || self.held.is_some_and(|held| held.address == from)
     }
 }
 
@@ -183,6 +190,18 @@ mod tests {
         assert_eq!(latch.careful_target(), Some(at(1)), "nothing is known");
         latch.expect(Some([198, 51, 100, 9].into()));
         assert_eq!(latch.careful_target(), Some(([198, 51, 100, 9], 1).into()));
+    }
+
+    #[test]
+    fn a_checked_path_is_sent_to_whatever_comes_from_elsewhere() {
+        let (mut latch, now) = (Latch::default(), Instant::now());
+        latch.describe(Some(at(1)));
+        latch.choose(Some(at(2)));
+        assert!(latch.confirmed() && latch.is_from(at(2)));
+        latch.follow(at(3), 7, now);
+        assert_eq!(latch.target(), Some(at(2)));
+        latch.choose(None);
+        assert_eq!(latch.target(), Some(at(3)), "where something genuine came from");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! the streams.
 
 use super::gate::Gate;
+use super::ice::{self, CallId, Driver, Surroundings};
 use super::path::Path;
 use super::sdp::{self, Line, Origin, Transport};
 use super::srtp::{Key, Suite};
@@ -10,8 +11,8 @@ use super::{LegKind, LegPermit, LegStats, MediaError, random_u64};
 use bytes::Bytes;
 use sdp_types::Session;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
@@ -22,6 +23,10 @@ pub struct MediaLeg {
     local_ip: IpAddr,
     /// Where the far end's signalling comes from.
     host: Option<IpAddr>,
+    /// What paths are found with, if any are looked for.
+    surroundings: Option<Arc<dyn Surroundings>>,
+    /// The call that paths are looked for, and whether this end gave it its name.
+    call: Option<(CallId, bool)>,
     /// By the index of the `m=` line, which never changes in a session (RFC 3264 §8).
     slots: Vec<Slot>,
     session_id: u64,
@@ -71,6 +76,8 @@ impl MediaLeg {
             leg: Arc::new(Leg::new(kind, permit.shared.clone(), now)),
             local_ip,
             host: None,
+            surroundings: None,
+            call: None,
             slots: Vec::new(),
             // RFC 8866 §5.2 wants a number; 62 bits fit every parser.
             session_id: random_u64()? >> 2,
@@ -86,6 +93,22 @@ impl MediaLeg {
     /// peer is sent to nowhere else until something genuine has come. To be said before the first description.
     pub fn expect(&mut self, host: IpAddr) {
         self.host = Some(host).filter(|host| !host.is_unspecified());
+    }
+
+    /// Looks for paths between this node and the far one, a node as well, from the first description on. To be said
+    /// before that. A far end that does not look for paths is sent to where its description says.
+    pub fn find_paths(&mut self, surroundings: Arc<dyn Surroundings>) {
+        self.surroundings = Some(surroundings).filter(|_| self.leg.kind == LegKind::Peer);
+    }
+
+    /// The call that paths are looked for, once a description has come or gone.
+    pub fn call(&self) -> Option<CallId> {
+        self.call.map(|(call, _)| call)
+    }
+
+    /// Where what the far end says of its paths is handed in.
+    pub fn paths(&self) -> Paths {
+        Paths { leg: Arc::downgrade(&self.leg) }
     }
 
     /// Takes the description that the far end of *this* leg sent (offer or answer): where to send, which SSRCs, which keys.
@@ -112,6 +135,10 @@ impl MediaLeg {
                 Some(remote) => self.accept_stream(index, remote, remote.key(fits))?,
                 None => self.close(index),
             }
+        }
+        // Paths are found while it rings.
+        if let Some(index) = self.meet(&streams) {
+            self.open_stream(index)?;
         }
         self.accepted = Some(session);
         self.negotiated = Instant::now();
@@ -179,6 +206,20 @@ impl MediaLeg {
         self.slots.iter().any(sends) && since.elapsed() >= quiet
     }
 
+    /// The far end looks for paths of this line, and so will we: the first that does, in its first description.
+    fn meet(&mut self, streams: &[Option<sdp::Stream>]) -> Option<usize> {
+        self.surroundings.as_ref().filter(|_| self.call.is_none())?;
+        let named = streams.iter().enumerate().find_map(|(index, stream)| Some((index, stream.as_ref()?.call?)));
+        let (index, call) = named.filter(|(index, _)| self.is_first(*index))?;
+        self.call = Some((call, false));
+        Some(index)
+    }
+
+    /// Whether the line is the first with a stream: paths are found for that one, the sound.
+    fn is_first(&self, index: usize) -> bool {
+        !self.slots.iter().take(index).any(|slot| !matches!(slot.state, State::Closed))
+    }
+
     fn make_slots(&mut self, count: usize) {
         if self.slots.len() < count {
             self.slots.resize_with(count, Slot::default);
@@ -232,7 +273,8 @@ impl MediaLeg {
             false => None,
         };
         let transport = Transport::Like { secure: gate.secure() };
-        Ok(Line { port: stream.port, transport, crypto, muxed: self.leg.kind == LegKind::Peer })
+        let call = stream.ice.as_ref().map(Driver::call).filter(|_| self.call.is_some_and(|(_, ours)| ours));
+        Ok(Line { port: stream.port, transport, crypto, muxed: self.leg.kind == LegKind::Peer, call })
     }
 
     fn answer(&mut self, mut other: Session) -> Result<Bytes, MediaError> {
@@ -274,7 +316,7 @@ impl MediaLeg {
             }
         };
         let transport = Transport::As(remote.proto.clone());
-        Ok(Some(Line { port: stream.port, transport, crypto, muxed: self.leg.kind == LegKind::Peer }))
+        Ok(Some(Line { port: stream.port, transport, crypto, muxed: self.leg.kind == LegKind::Peer, call: None }))
     }
 
     /// Our own SSRC: random like the session id, of which it is a part.
@@ -285,10 +327,11 @@ impl MediaLeg {
     /// The stream of a line, with sockets from now on.
     fn open_stream(&mut self, index: usize) -> Result<Arc<Stream>, MediaError> {
         let (ssrc, host) = (self.ssrc(), self.host);
-        let slot = self.slots.get_mut(index).ok_or(MediaError::NoPorts)?;
-        if let State::Open(stream, _) = &slot.state {
+        if let Some(State::Open(stream, _)) = self.slots.get(index).map(|slot| &slot.state) {
             return Ok(stream.clone());
         }
+        let ice = self.path_finder(index)?;
+        let slot = self.slots.get_mut(index).ok_or(MediaError::NoPorts)?;
         let io = |error: std::io::Error| MediaError::Io(error.to_string());
         let ports = &self.leg.shared.ports;
         let (rtp, rtcp, guard) = match self.leg.kind {
@@ -302,12 +345,32 @@ impl MediaLeg {
             State::Waiting(gate) => *gate,
             _ => Gate::new(self.leg.kind, ssrc).expect(host),
         };
-        let stream = Arc::new(Stream::new(gate, port, rtp, rtcp, guard));
-        let task = tokio::spawn(stream::run(self.leg.clone(), index, Arc::downgrade(&stream)));
+        let stream = Arc::new(Stream::new(gate, port, (rtp, rtcp), ice, guard));
+        let (leg, weak) = (self.leg.clone(), Arc::downgrade(&stream));
+        let task = tokio::spawn(async move {
+            tokio::join!(stream::run(leg.clone(), index, weak.clone()), ice::drive(leg, weak));
+        });
         slot.state = State::Open(stream.clone(), AbortOnDropHandle::new(task));
         self.leg.set_stream(index, Some(stream.clone()));
         self.leg.shared.publish();
         Ok(stream)
+    }
+
+    /// What finds paths for a line that opens now, if it is the one.
+    fn path_finder(&mut self, index: usize) -> Result<Option<Driver>, MediaError> {
+        let Some(surroundings) = self.surroundings.clone().filter(|_| self.is_first(index)) else { return Ok(None) };
+        let (call, ours) = match (self.call, &self.accepted) {
+            (Some(call), _) => call,
+            (None, None) => {
+                let mut name = [0; 16];
+                getrandom::fill(&mut name).map_err(|error| MediaError::Io(error.to_string()))?;
+                (CallId(name), true)
+            }
+            // The far end offered, and looks for none.
+            (None, Some(_)) => return Ok(None),
+        };
+        self.call = Some((call, ours));
+        Ok(Some(Driver::new(call, ours, surroundings)))
     }
 
     /// Writes our description. The version rises when anything else changed (RFC 3264 §8).
@@ -322,6 +385,33 @@ impl MediaLeg {
         self.last = Some(Zeroizing::new(told.clone()));
         self.negotiated = Instant::now();
         Ok(told.into())
+    }
+}
+
+#[cfg(test)]
+impl MediaLeg {
+    /// Of its first stream.
+    pub(super) fn leg_address(&self) -> std::net::SocketAddr {
+        let open = self.slots.iter().find_map(|slot| match &slot.state {
+            State::Open(stream, _) => Some(stream.rtp.address()),
+            State::Closed | State::Waiting(_) => None,
+        });
+        open.expect("a stream")
+    }
+}
+
+/// Where what the far end of a leg says of its paths is handed in. Does not keep the leg.
+#[derive(Clone)]
+pub struct Paths {
+    leg: Weak<Leg>,
+}
+
+impl Paths {
+    /// Reads what came on the link of the call. Whatever it is: it is bounded, checked, and no error of this end.
+    pub fn deliver(&self, message: &Bytes) {
+        if let Some(leg) = self.leg.upgrade() {
+            leg.deliver(message);
+        }
     }
 }
 

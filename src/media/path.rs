@@ -1,40 +1,130 @@
-//! How packets between two nodes travel. Today: UDP from one of our ports. A media relay and framed SRTP on an overlay
-//! stream are further ways that carry the same packets; the rest of `media` does not see the difference.
+//! How packets between two ends travel: UDP from one of our ports. A leg towards a node may have more than one socket,
+//! on other interfaces or of the other family, and ICE says which of them leads to the far end; the rest of `media` does
+//! not see the difference.
 
+use super::ports::PortGuard;
+use super::stream::lock;
 use std::net::SocketAddr;
-use std::task::{Context, Poll};
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
-pub(super) enum Path {
-    Udp(UdpSocket),
+/// Sockets beside the first: another family, another interface.
+pub(super) const MOST_MORE: usize = 3;
+
+pub(super) struct Path {
+    first: Socket,
+    more: Mutex<More>,
+}
+
+struct Socket {
+    udp: UdpSocket,
+    address: SocketAddr,
+}
+
+#[derive(Default)]
+struct More {
+    sockets: Vec<(Socket, PortGuard)>,
+    /// Packets to this address leave from that socket.
+    via: Option<(SocketAddr, SocketAddr)>,
+    reader: Option<Waker>,
+}
+
+impl Socket {
+    fn new(socket: std::net::UdpSocket) -> std::io::Result<Socket> {
+        let udp = UdpSocket::from_std(socket)?;
+        Ok(Socket { address: udp.local_addr()?, udp })
+    }
+
+    fn poll_receive(
+        &self,
+        context: &mut Context<'_>,
+        packet: &mut [u8],
+    ) -> Poll<std::io::Result<(usize, SocketAddr, SocketAddr)>> {
+        let mut buffer = ReadBuf::new(packet);
+        let from = std::task::ready!(self.udp.poll_recv_from(context, &mut buffer))?;
+        Poll::Ready(Ok((buffer.filled().len(), from, self.address)))
+    }
 }
 
 impl Path {
     /// Takes a bound, non-blocking socket into the runtime.
     pub(super) fn udp(socket: std::net::UdpSocket) -> std::io::Result<Path> {
-        UdpSocket::from_std(socket).map(Path::Udp)
+        Ok(Path { first: Socket::new(socket)?, more: Mutex::default() })
     }
 
-    /// The next packet and where it came from. Only the last task that polled is woken.
+    /// The address of the first socket.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.first.address
+    }
+
+    /// Another socket; `None` when there are enough.
+    pub(super) fn add(&self, socket: std::net::UdpSocket, port: PortGuard) -> Option<SocketAddr> {
+        let socket = Socket::new(socket).ok()?;
+        let address = socket.address;
+        let mut more = lock(&self.more);
+        if more.sockets.len() >= MOST_MORE {
+            return None;
+        }
+        more.sockets.push((socket, port));
+        if let Some(reader) = more.reader.take() {
+            reader.wake();
+        }
+        Some(address)
+    }
+
+    /// Closes one of the further sockets; the first one stays.
+    pub(super) fn remove(&self, address: SocketAddr) {
+        lock(&self.more).sockets.retain(|(socket, _)| socket.address != address);
+    }
+
+    /// Packets to `remote` leave from our socket `local` from now on.
+    pub(super) fn choose(&self, via: Option<(SocketAddr, SocketAddr)>) {
+        lock(&self.more).via = via;
+    }
+
+    /// The next packet: its length, where it came from, and to which of our sockets. Only the last task that polled is
+    /// woken.
     pub(super) fn poll_receive(
         &self,
         context: &mut Context<'_>,
         packet: &mut [u8],
-    ) -> Poll<std::io::Result<(usize, SocketAddr)>> {
-        match self {
-            Path::Udp(socket) => {
-                let mut buffer = ReadBuf::new(packet);
-                let from = std::task::ready!(socket.poll_recv_from(context, &mut buffer))?;
-                Poll::Ready(Ok((buffer.filled().len(), from)))
+    ) -> Poll<std::io::Result<(usize, SocketAddr, SocketAddr)>> {
+        let arrived = self.first.poll_receive(context, packet);
+        if arrived.is_ready() {
+            return arrived;
+        }
+        let mut more = lock(&self.more);
+        for (socket, _) in &more.sockets {
+            let arrived = socket.poll_receive(context, packet);
+            // An interface that is gone is noticed elsewhere.
+            if matches!(arrived, Poll::Ready(Ok(_))) {
+                return arrived;
             }
         }
+        if !more.reader.as_ref().is_some_and(|reader| reader.will_wake(context.waker())) {
+            more.reader = Some(context.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Sends now or not at all: a packet that has to wait is late anyway.
     pub(super) fn send(&self, packet: &[u8], to: SocketAddr) -> std::io::Result<usize> {
-        match self {
-            Path::Udp(socket) => socket.try_send_to(packet, to),
+        let via = lock(&self.more).via;
+        match via {
+            Some((remote, local)) if remote == to => self.send_from(local, packet, to),
+            Some(_) | None => self.first.udp.try_send_to(packet, to),
         }
+    }
+
+    /// As [`Path::send`], from our socket `local`.
+    pub(super) fn send_from(&self, local: SocketAddr, packet: &[u8], to: SocketAddr) -> std::io::Result<usize> {
+        if local == self.first.address {
+            return self.first.udp.try_send_to(packet, to);
+        }
+        let more = lock(&self.more);
+        let socket = more.sockets.iter().find(|(socket, _)| socket.address == local);
+        socket.ok_or(std::io::ErrorKind::AddrNotAvailable)?.0.udp.try_send_to(packet, to)
     }
 }

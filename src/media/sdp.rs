@@ -4,6 +4,7 @@
 //! replaced or dropped; what concerns the media (codecs, directions, SSRCs, anything unknown) stays as and where it is.
 
 use super::MediaError;
+use super::ice::CallId;
 use super::srtp::{self, Key, Suite};
 use sdp_types::{Attribute, Connection, Media, Session};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +30,8 @@ pub(super) struct Stream {
     /// Whether the far end means to send, and to listen.
     pub(super) sends: bool,
     pub(super) listens: bool,
+    /// The far end, a node, looks for paths under this name.
+    pub(super) call: Option<CallId>,
 }
 
 impl Stream {
@@ -84,7 +87,16 @@ fn read_stream(session: &Session, media: &Media) -> Option<Stream> {
         keys,
         sends: !held && direction(session, media) & SENDS != 0,
         listens: !held && direction(session, media) & RECEIVES != 0,
+        call: values(&media.attributes, CALL).find_map(read_call),
     })
+}
+
+/// Names the call in the candidates that travel beside the descriptions; 16 bytes in hexadecimal digits.
+const CALL: &str = "peerline-ice";
+
+fn read_call(value: &str) -> Option<CallId> {
+    let bytes = data_encoding::HEXLOWER.decode(value.as_bytes()).ok()?;
+    bytes.try_into().ok().map(CallId)
 }
 
 /// `Some((secure, with feedback))` for the four profiles of RTP that we carry; DTLS and others are not among them.
@@ -146,6 +158,8 @@ pub(super) struct Line {
     pub(super) crypto: Option<zeroize::Zeroizing<String>>,
     /// RTP and RTCP on one port.
     pub(super) muxed: bool,
+    /// We look for paths under this name.
+    pub(super) call: Option<CallId>,
 }
 
 pub(super) enum Transport {
@@ -185,6 +199,9 @@ pub(super) fn rewrite(other: &Session, origin: &Origin, lines: &[Option<Line>]) 
         }
         if line.muxed {
             media.attributes.push(Attribute::new("rtcp-mux"));
+        }
+        if let Some(CallId(call)) = &line.call {
+            media.attributes.push(Attribute::with_value(CALL, data_encoding::HEXLOWER.encode(call)));
         }
         if let Some(crypto) = &line.crypto {
             media.attributes.push(Attribute::with_value("crypto", crypto.as_str()));
@@ -241,7 +258,8 @@ fn nobody(ip: IpAddr) -> IpAddr {
 
 /// Attributes about the way that packets took to the node, which end here. `a=ssrc` stays: packets keep their SSRC.
 /// `a=rtcp-fb`, `a=rtcp-xr` and `a=rtcp-rsize` stay: RTCP passes.
-const PATH_ATTRIBUTES: [&str; 30] = [
+const PATH_ATTRIBUTES: [&str; 31] = [
+    CALL,
     "rtcp",
     "rtcp-mux",
     "rtcp-mux-only",

@@ -2,10 +2,11 @@
 //! The judgement is in `gate`; this file moves bytes.
 
 use super::gate::{Gate, Packet, Reason};
+use super::ice::{self, Driver};
 use super::packet::{self, Header, Kind, MAX_PACKET};
 use super::path::Path;
 use super::ports::PortGuard;
-use super::{LegKind, Shared};
+use super::{LegKind, PathKind, Shared};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -39,16 +40,24 @@ pub(super) struct Leg {
 pub(super) struct Stream {
     pub(super) gate: Mutex<Gate>,
     pub(super) port: u16,
-    rtp: Path,
+    pub(super) rtp: Path,
     /// Phones have a second port for RTCP.
     rtcp: Option<Path>,
+    /// Finds the path, towards a node that does so, too.
+    pub(super) ice: Option<Driver>,
     /// Last: gives the ports back after the sockets closed.
     _ports: PortGuard,
 }
 
 impl Stream {
-    pub(super) fn new(gate: Gate, port: u16, rtp: Path, rtcp: Option<Path>, ports: PortGuard) -> Stream {
-        Stream { gate: Mutex::new(gate), port, rtp, rtcp, _ports: ports }
+    pub(super) fn new(
+        gate: Gate,
+        port: u16,
+        (rtp, rtcp): (Path, Option<Path>),
+        ice: Option<Driver>,
+        ports: PortGuard,
+    ) -> Stream {
+        Stream { gate: Mutex::new(gate), port, rtp, rtcp, ice, _ports: ports }
     }
 
     pub(super) fn gate(&self) -> MutexGuard<'_, Gate> {
@@ -127,6 +136,27 @@ impl Leg {
             packets_out: self.packets_out.load(Relaxed),
             refused: self.refused.load(Relaxed),
             first_packet_ms: (first != 0).then_some(first),
+            path: self.path(),
+        }
+    }
+
+    /// The far end told us of its paths.
+    pub(super) fn deliver(&self, message: &bytes::Bytes) {
+        let streams: Vec<_> = lock(&self.streams).iter().flatten().cloned().collect();
+        for stream in streams {
+            if let Some(ice) = &stream.ice {
+                ice.deliver(message, &stream.rtp, &stream.gate);
+            }
+        }
+    }
+
+    fn path(&self) -> PathKind {
+        let streams = lock(&self.streams);
+        let chosen = streams.iter().flatten().find_map(|stream| stream.ice.as_ref()?.chosen());
+        match chosen {
+            Some(chosen) if chosen.relayed => PathKind::Relayed,
+            Some(_) => PathKind::Direct,
+            None => PathKind::Stated,
         }
     }
 
@@ -137,13 +167,19 @@ impl Leg {
     }
 
     /// A packet arrived on the `index`th stream.
-    fn arrived(&self, index: usize, stream: &Stream, from: SocketAddr, packet: &[u8]) {
+    fn arrived(&self, index: usize, stream: &Stream, (from, to): (SocketAddr, SocketAddr), packet: &[u8]) {
+        if let Some(ice) = stream.ice.as_ref().filter(|_| ice::is_stun(packet)) {
+            return ice.handle_packet((from, to), packet, &stream.rtp, &stream.gate);
+        }
         let now = Instant::now();
         let judged = stream.gate().inward(from, packet, now);
         let (header, plain) = match judged {
             Ok(judged) => judged,
             Err(reason) => return self.count(reason),
         };
+        if let Some(ice) = &stream.ice {
+            ice.handle_media(from, to, now);
+        }
         // The node is there; that says nothing of the phone behind it. Two phones that vanish must not leave two nodes
         // that keep each other's call alive.
         if self.kind == LegKind::Peer && packet::is_empty_report(&plain) {
@@ -234,9 +270,9 @@ pub(super) async fn run(leg: Arc<Leg>, index: usize, stream: Weak<Stream>) {
         };
         match arrived {
             None => return,
-            Some((Ok((len, from)), stream)) => {
+            Some((Ok((len, from, to)), stream)) => {
                 errors = 0;
-                leg.arrived(index, &stream, from, buffer.get(..len).unwrap_or_default());
+                leg.arrived(index, &stream, (from, to), buffer.get(..len).unwrap_or_default());
             }
             Some((Err(_), _)) => {
                 errors += 1;

@@ -1,5 +1,7 @@
 //! Two nodes back to back: phone A, leg, peer leg, a wire that can be tapped, peer leg, leg, phone B.
 
+mod paths;
+
 use super::audio::{AudioEndpoint, Heard, Source};
 use super::*;
 use bytes::Bytes;

@@ -43,6 +43,7 @@ pub(super) enum Command {
     Unserve(IdHash),
     Connect { to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>> },
     Send { link: LinkId, message: Bytes },
+    SendIce { link: LinkId, bytes: Bytes },
     Close(LinkId),
     Peers(oneshot::Sender<Vec<PeerReport>>),
     Shutdown(oneshot::Sender<()>),
@@ -188,6 +189,12 @@ impl Actor {
                     links.close(link);
                 }
             }
+            Command::SendIce { link, bytes } => {
+                // A call finds its way without it, or is as it was: nothing to end a link for.
+                if let Err(error) = self.swarm.behaviour_mut().link.send_ice(link, bytes) {
+                    tracing::debug!(?link, %error, "paths of a call were not told");
+                }
+            }
             Command::Close(link) => self.swarm.behaviour_mut().link.close(link),
             Command::Peers(reply) => {
                 // Who asked may have gone.
@@ -274,6 +281,7 @@ impl Actor {
                 }
             }
             link::Event::LinkMessage { link, message } => self.tell(OverlayEvent::LinkMessage { link, message }),
+            link::Event::LinkIce { link, bytes } => self.tell(OverlayEvent::LinkIce { link, bytes }),
             link::Event::LinkDown { link, reason } => self.tell(OverlayEvent::LinkDown { link, reason }),
             link::Event::ConnectFailed { link, error } => {
                 if let Some(reply) = self.connecting.remove(&link) {

@@ -41,6 +41,8 @@ use std::time::Duration;
 pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 /// Longest message that a link takes, bytes: leaves room in the frame for its fields.
 pub const MAX_MESSAGE_BYTES: usize = 60 * 1024;
+/// Longest description of paths that a link takes, bytes: twelve candidates of the longest kind and what names them.
+pub const MAX_ICE_BYTES: usize = 4 * 1024;
 /// Longest first frame, bytes: a 12 KiB bundle and the hello around it. Strangers may not make us hold more than this.
 pub const MAX_HELLO_BYTES: usize = 16 * 1024;
 /// How far the clocks of two ends may differ, seconds: the same as for records (FORMATS "What is stored").
@@ -130,6 +132,8 @@ pub enum Event {
     },
     /// One message, in order, exactly once.
     LinkMessage { link: LinkId, message: Bytes },
+    /// Paths of the far end to a call, in one order with the messages, exactly once. Not read here.
+    LinkIce { link: LinkId, bytes: Bytes },
     /// The link is gone; nothing more comes on it. Follows each `LinkUp` exactly once.
     LinkDown { link: LinkId, reason: String },
     /// A `connect` came to nothing; there was no `LinkUp`.

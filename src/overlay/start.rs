@@ -147,7 +147,8 @@ impl Overlay {
         };
         actor.first_view();
         tokio::spawn(actor.run());
-        let handle = Overlay { node, commands, publishable: publishable_receiver, status: status_receiver };
+        let handle =
+            Overlay { node, scope: config.scope, commands, publishable: publishable_receiver, status: status_receiver };
         Ok((handle, event_receiver))
     }
 }

@@ -16,7 +16,16 @@ fn rtp(sequence: u16, ssrc: u32) -> Vec<u8> {
 fn remote(port: u16, secure: bool) -> sdp::Stream {
     let rtp = Some(at(port));
     let proto = String::new();
-    sdp::Stream { rtp, rtcp: Some(at(port + 1)), proto, secure, keys: Vec::new(), sends: true, listens: true }
+    sdp::Stream {
+        rtp,
+        rtcp: Some(at(port + 1)),
+        proto,
+        secure,
+        keys: Vec::new(),
+        sends: true,
+        listens: true,
+        call: None,
+    }
 }
 
 fn key() -> Key {

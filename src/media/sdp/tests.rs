@@ -30,12 +30,12 @@ fn ours(ip: &str, lines: &[Option<Line>], other: &str) -> String {
 }
 
 fn plain(port: u16) -> Option<Line> {
-    Some(Line { port, transport: Transport::Like { secure: false }, crypto: None, muxed: false })
+    Some(Line { port, transport: Transport::Like { secure: false }, crypto: None, muxed: false, call: None })
 }
 
 fn sealed(port: u16) -> Option<Line> {
     let crypto = Some("1 AEAD_AES_128_GCM inline:AAAA".to_owned().into());
-    Some(Line { port, transport: Transport::Like { secure: true }, crypto, muxed: true })
+    Some(Line { port, transport: Transport::Like { secure: true }, crypto, muxed: true, call: None })
 }
 
 #[test]

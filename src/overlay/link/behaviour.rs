@@ -1,10 +1,11 @@
 //! The links of a node as a libp2p behaviour: what the owner may ask, and what the swarm tells. How a link comes up is in
 //! `open`, what happens on one that is up in `carry`.
 
+use super::frame::Body;
 use super::handler::{Command, Handler, Report};
 use super::session::Session;
 use super::table::{Connection, Link, Links, Pair, Peer, Phase, Purpose, StreamRef};
-use super::{Config, Event, MAX_MESSAGE_BYTES, Refusal, peer_id_of};
+use super::{Config, Event, MAX_ICE_BYTES, MAX_MESSAGE_BYTES, Refusal, peer_id_of};
 use crate::identity::NodeKey;
 use crate::overlay::{LinkError, LinkId, LocalUser};
 use crate::record::{Judge, Pin};
@@ -187,6 +188,21 @@ impl Behaviour {
         if message.len() > MAX_MESSAGE_BYTES {
             return Err(LinkError::Refused(format!("a message may have {MAX_MESSAGE_BYTES} bytes")));
         }
+        self.queue(link, Body::Sip(message))
+    }
+
+    /// Queues paths of a call, at most [`MAX_ICE_BYTES`], in one order with the messages. Never waits.
+    ///
+    /// # Errors
+    /// As [`Behaviour::send`].
+    pub fn send_ice(&mut self, link: LinkId, bytes: Bytes) -> Result<(), LinkError> {
+        if bytes.len() > MAX_ICE_BYTES {
+            return Err(LinkError::Refused(format!("a description of paths may have {MAX_ICE_BYTES} bytes")));
+        }
+        self.queue(link, Body::Ice(bytes))
+    }
+
+    fn queue(&mut self, link: LinkId, message: Body) -> Result<(), LinkError> {
         let found = self.links.get_mut(link).filter(|link| !link.is_opening()).ok_or(LinkError::Unreachable)?;
         found.session.push(message).map_err(|_| LinkError::Full)?;
         let now = Instant::now();
@@ -412,7 +428,7 @@ impl NetworkBehaviour for Behaviour {
         if !self.paused
             && let Some(event) = self.outbox.pop_front()
         {
-            if let Event::LinkMessage { link, .. } = event {
+            if let Event::LinkMessage { link, .. } | Event::LinkIce { link, .. } = event {
                 self.handle_taken(link);
             }
             return Poll::Ready(ToSwarm::GenerateEvent(event));

@@ -36,22 +36,11 @@ impl Behaviour {
             link.dialled = false;
         }
         match frame.body {
-            Body::Sip(message) => match link.session.handle_message(frame.seq) {
-                Ok(true) => {
-                    link.last_message = now;
-                    link.untaken += 1;
-                    // The owner takes it, then the next is read.
-                    self.emit(Event::LinkMessage { link: id, message });
-                    return self.pump(id, now);
-                }
-                Ok(false) => {}
-                Err(_) => return self.handle_fault(stream, Refusal::Malformed, now),
-            },
-            // Reserved: kept in order, and nothing else.
-            Body::Ice(_) => {
-                if link.session.handle_message(frame.seq).is_err() {
-                    return self.handle_fault(stream, Refusal::Malformed, now);
-                }
+            Body::Sip(message) => {
+                return self.handle_numbered(stream, frame.seq, Event::LinkMessage { link: id, message }, now);
+            }
+            Body::Ice(bytes) => {
+                return self.handle_numbered(stream, frame.seq, Event::LinkIce { link: id, bytes }, now);
             }
             Body::Ping | Body::Ack => {}
             Body::Close(close) => {
@@ -61,6 +50,23 @@ impl Behaviour {
             Body::Hello(_) => return self.handle_fault(stream, Refusal::Malformed, now),
         }
         self.tell(stream, Command::Credit(stream.number, 1));
+        self.pump(id, now);
+    }
+
+    /// A message of either kind: to the owner, if it was not here before.
+    fn handle_numbered(&mut self, stream: StreamRef, seq: u64, event: Event, now: Instant) {
+        let Some(&Purpose::Carrying(id)) = self.streams.get(&stream) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
+        match link.session.handle_message(seq) {
+            Ok(true) => {
+                link.last_message = now;
+                link.untaken += 1;
+                // The owner takes it, then the next is read.
+                self.emit(event);
+            }
+            Ok(false) => self.tell(stream, Command::Credit(stream.number, 1)),
+            Err(_) => return self.handle_fault(stream, Refusal::Malformed, now),
+        }
         self.pump(id, now);
     }
 
@@ -81,8 +87,8 @@ impl Behaviour {
             link.waiting_since = now;
         }
         let mut frames = Vec::new();
-        while let Some((seq, message)) = link.session.poll_send() {
-            frames.push(Frame { seq, ack: link.session.ack(), body: Body::Sip(message) });
+        while let Some((seq, body)) = link.session.poll_send() {
+            frames.push(Frame { seq, ack: link.session.ack(), body });
         }
         if frames.is_empty() && link.session.ack_is_due() {
             frames.push(Frame::ack(link.session.ack()));
@@ -192,8 +198,8 @@ impl Behaviour {
         if let Some(stream) = link.current {
             let mut frames = Vec::new();
             link.session.go_on();
-            while let Some((seq, message)) = link.session.poll_last() {
-                frames.push(Frame { seq, ack: link.session.ack(), body: Body::Sip(message) });
+            while let Some((seq, body)) = link.session.poll_last() {
+                frames.push(Frame { seq, ack: link.session.ack(), body });
             }
             frames.push(Frame::close(CloseCode::Done, "closed by the far end"));
             for frame in frames {

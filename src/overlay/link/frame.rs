@@ -1,6 +1,6 @@
 //! What a frame is: `u32 big-endian length || Frame`, canonical protobuf, at most 64 KiB. Bytes in, values out.
 
-use super::{MAX_FRAME_BYTES, MAX_HELLO_BYTES, Refusal};
+use super::{MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_ICE_BYTES, Refusal};
 use crate::wire::pb;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -25,6 +25,17 @@ pub enum Body {
     Close(Close),
     /// No body: acknowledges, no more.
     Ack,
+}
+
+impl Body {
+    /// Bytes of the message in it.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Hello(bytes) | Self::Sip(bytes) | Self::Ice(bytes) => bytes.len(),
+            Self::Close(close) => close.words.len(),
+            Self::Ping | Self::Ack => 0,
+        }
+    }
 }
 
 /// Why an end lets go of a stream.
@@ -131,6 +142,7 @@ impl Frame {
         let body = match frame.body {
             Some(pb::frame::Body::Hello(b)) => Body::Hello(b),
             Some(pb::frame::Body::Sip(b)) => Body::Sip(b),
+            Some(pb::frame::Body::Ice(b)) if b.len() > MAX_ICE_BYTES => return Err(Refusal::TooLarge),
             Some(pb::frame::Body::Ice(b)) => Body::Ice(b),
             Some(pb::frame::Body::Ping(_)) => Body::Ping,
             Some(pb::frame::Body::Close(c)) => {

@@ -3,7 +3,7 @@
 //! Each message has a number from 1. It stays here until the far end acknowledges it; when another stream takes over,
 //! all that the far end has not got is handed out again, and what comes twice is dropped by its number.
 
-use bytes::Bytes;
+use super::frame::Body;
 use std::collections::VecDeque;
 
 /// Messages handed to a stream and not acknowledged. 32: a burst of signalling fits; a stream's write queue stays short.
@@ -16,7 +16,7 @@ pub(super) struct Session {
     max_messages: usize,
     max_bytes: usize,
     /// Messages `acked + 1 ..= acked + waiting.len()`.
-    waiting: VecDeque<Bytes>,
+    waiting: VecDeque<Body>,
     bytes: usize,
     acked: u64,
     /// Highest number handed to the present stream, and to any stream.
@@ -59,7 +59,7 @@ impl Session {
     ///
     /// # Errors
     /// Too many messages or bytes wait already.
-    pub fn push(&mut self, message: Bytes) -> Result<(), QueueFull> {
+    pub fn push(&mut self, message: Body) -> Result<(), QueueFull> {
         if self.waiting.len() >= self.max_messages || self.bytes + message.len() > self.max_bytes {
             return Err(QueueFull);
         }
@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// The next message for the stream, with its number. Drain to `None` after each change.
-    pub fn poll_send(&mut self) -> Option<(u64, Bytes)> {
+    pub fn poll_send(&mut self) -> Option<(u64, Body)> {
         if !self.flowing || self.handed - self.acked >= WINDOW {
             return None;
         }
@@ -77,11 +77,11 @@ impl Session {
     }
 
     /// As [`Session::poll_send`], without the window: the last words before a close.
-    pub fn poll_last(&mut self) -> Option<(u64, Bytes)> {
+    pub fn poll_last(&mut self) -> Option<(u64, Body)> {
         if self.flowing { self.hand_out() } else { None }
     }
 
-    fn hand_out(&mut self) -> Option<(u64, Bytes)> {
+    fn hand_out(&mut self) -> Option<(u64, Body)> {
         let index = usize::try_from(self.handed - self.acked).ok()?;
         let message = self.waiting.get(index)?.clone();
         self.handed += 1;
@@ -177,19 +177,22 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
-    fn message(n: u64) -> Bytes {
-        Bytes::copy_from_slice(&n.to_be_bytes())
+    /// Of both kinds, which share one order.
+    fn message(n: u64) -> Body {
+        let bytes = Bytes::copy_from_slice(&n.to_be_bytes());
+        if n % 3 == 2 { Body::Ice(bytes) } else { Body::Sip(bytes) }
     }
 
     #[test]
     fn refuses_more_than_it_may_hold() {
         let mut session = Session::new(2, 20);
-        assert_eq!(session.push(Bytes::from_static(&[0; 21])), Err(QueueFull));
+        assert_eq!(session.push(Body::Sip(Bytes::from_static(&[0; 21]))), Err(QueueFull));
         session.push(message(1)).unwrap();
         session.push(message(2)).unwrap();
-        assert_eq!(session.push(Bytes::new()), Err(QueueFull));
+        assert_eq!(session.push(Body::Sip(Bytes::new())), Err(QueueFull));
         session.attach(0).unwrap();
         while session.poll_send().is_some() {}
         session.handle_ack(2).unwrap();
@@ -239,7 +242,7 @@ mod tests {
     }
 
     /// (seq or 0, ack, message)
-    type Wire = VecDeque<(u64, u64, Bytes)>;
+    type Wire = VecDeque<(u64, u64, Body)>;
 
     fn pump(session: &mut Session, wire: &mut Wire) {
         while let Some((seq, bytes)) = session.poll_send() {
@@ -248,7 +251,7 @@ mod tests {
         }
     }
 
-    fn arrive(session: &mut Session, wire: &mut Wire, heard: &mut Vec<Bytes>) {
+    fn arrive(session: &mut Session, wire: &mut Wire, heard: &mut Vec<Body>) {
         if let Some((seq, ack, bytes)) = wire.pop_front() {
             session.handle_ack(ack).unwrap();
             if seq > 0 && session.handle_message(seq).unwrap() {
@@ -282,7 +285,7 @@ mod tests {
                     Step::Acknowledge(who) => {
                         let who = usize::from(who);
                         let ack = ends[who].ack();
-                        wires[who].push_back((0, ack, Bytes::new()));
+                        wires[who].push_back((0, ack, Body::Ack));
                     }
                     Step::Move(late) => {
                         // The opener (0) says what it has; frames of the old stream still come in before the answer.

@@ -220,6 +220,10 @@ impl World {
                 self.links[end] = Some(link);
             }
             Event::LinkMessage { message, .. } => self.heard[end].push(message),
+            Event::LinkIce { bytes, .. } => {
+                assert!(bytes.starts_with(b"ice"));
+                self.heard[end].push(bytes);
+            }
             other => self.ends_seen.push(format!("{end}: {other:?}")),
         }
     }
@@ -287,8 +291,19 @@ impl World {
 
     fn say(&mut self, end: usize) {
         let Some(link) = self.links[end] else { return };
-        let message = Bytes::from(format!("{end}:{}", self.said[end].len()));
-        self.ends[end].send(link, message.clone()).unwrap();
+        // Both kinds share one order.
+        let message = match self.said[end].len() {
+            count if count % 3 == 1 => {
+                let message = Bytes::from(format!("ice {end}:{count}"));
+                self.ends[end].send_ice(link, message.clone()).unwrap();
+                message
+            }
+            count => {
+                let message = Bytes::from(format!("{end}:{count}"));
+                self.ends[end].send(link, message.clone()).unwrap();
+                message
+            }
+        };
         self.said[end].push(message);
         self.settle_actions();
     }

@@ -1,0 +1,158 @@
+//! Brings what nodes tell each other of the paths between them to the leg that it is about, and gives legs what they
+//! need to find paths.
+
+use super::Shared;
+use crate::media::{CallId, MediaLeg, Paths, Relay, Surroundings};
+use crate::overlay::{LinkId, Overlay};
+use crate::wire::AddressScope;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What came before its INVITE was looked at: of one link, of all, and how long it is kept. A fork sends a few of each.
+const EARLY_PER_LINK: usize = 8;
+const EARLY: usize = 256;
+const EARLY_KEPT: Duration = Duration::from_secs(10);
+
+/// Which leg a call of a link is.
+#[derive(Default)]
+pub(super) struct Meetings {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<(LinkId, CallId), Paths>,
+    early: VecDeque<(LinkId, CallId, Bytes, Instant)>,
+}
+
+/// A leg that is told of paths; no more once this is dropped.
+pub(super) struct Meeting {
+    meetings: Arc<Meetings>,
+    key: (LinkId, CallId),
+}
+
+impl Meetings {
+    /// The call of this leg, which has had its first description, is on `link`.
+    pub(super) fn meet(self: &Arc<Self>, link: LinkId, media: &MediaLeg) -> Option<Meeting> {
+        let key = (link, media.call()?);
+        let paths = media.paths();
+        let early = {
+            let mut table = self.lock();
+            // Two calls of one name are the far end's mistake: the first keeps it.
+            if table.open.contains_key(&key) {
+                return None;
+            }
+            table.open.insert(key, paths.clone());
+            let (early, rest) =
+                std::mem::take(&mut table.early).into_iter().partition(|(link, call, ..)| (*link, *call) == key);
+            table.early = rest;
+            let early: VecDeque<(LinkId, CallId, Bytes, Instant)> = early;
+            early
+        };
+        early.iter().for_each(|(_, _, bytes, _)| paths.deliver(bytes));
+        Some(Meeting { meetings: self.clone(), key })
+    }
+
+    /// Something came on `link`. Never waits.
+    pub(super) fn deliver(&self, link: LinkId, bytes: Bytes) {
+        let Some(call) = CallId::of(&bytes) else { return };
+        let paths = {
+            let mut table = self.lock();
+            let paths = table.open.get(&(link, call)).cloned();
+            if paths.is_none() {
+                table.keep(link, call, bytes.clone(), Instant::now());
+            }
+            paths
+        };
+        if let Some(paths) = paths {
+            paths.deliver(&bytes);
+        }
+    }
+
+    /// The link is gone.
+    pub(super) fn down(&self, link: LinkId) {
+        self.lock().early.retain(|(of, ..)| *of != link);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn keep(&mut self, link: LinkId, call: CallId, bytes: Bytes, now: Instant) {
+        self.early.retain(|(.., at)| now.saturating_duration_since(*at) < EARLY_KEPT);
+        if self.early.iter().filter(|(of, ..)| *of == link).count() < EARLY_PER_LINK && self.early.len() < EARLY {
+            self.early.push_back((link, call, bytes, now));
+        }
+    }
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        self.meetings.lock().open.remove(&self.key);
+    }
+}
+
+/// What a leg on `link` finds paths with.
+struct OnLink {
+    overlay: Overlay,
+    link: LinkId,
+}
+
+impl Surroundings for OnLink {
+    fn tell(&self, message: Bytes) {
+        if let Err(error) = self.overlay.send_ice(self.link, message) {
+            // The link is gone, and with it the call, or the overlay is too busy: the next one may pass.
+            tracing::debug!(%error, "paths of a call were not told");
+        }
+    }
+
+    fn stun_servers(&self) -> Vec<SocketAddr> {
+        Vec::new()
+    }
+
+    fn relay(&self, _call: CallId) -> BoxFuture<'static, Option<Relay>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn loopback(&self) -> bool {
+        self.overlay.scope() == AddressScope::Any
+    }
+}
+
+impl Shared {
+    /// The leg finds paths to the node at the far end of `link`. Before its first description.
+    pub(super) fn find_paths(&self, media: &mut MediaLeg, link: LinkId) {
+        media.find_paths(Arc::new(OnLink { overlay: self.overlay.clone(), link }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(call: u8) -> Bytes {
+        // Field 7, 16 bytes: the name of the call.
+        [&[0x3a, 16][..], &[call; 16]].concat().into()
+    }
+
+    #[test]
+    fn what_comes_early_is_bounded_by_link_and_in_all_and_forgotten() {
+        let meetings = Meetings::default();
+        for link in 0..100 {
+            (0..100).for_each(|call| meetings.deliver(LinkId(link), message(call)));
+        }
+        assert_eq!(meetings.lock().early.len(), EARLY);
+        meetings.down(LinkId(0));
+        assert_eq!(meetings.lock().early.len(), EARLY - EARLY_PER_LINK);
+        meetings.deliver(LinkId(0), Bytes::from_static(b"nonsense"));
+        let later = Instant::now() + EARLY_KEPT;
+        meetings.lock().keep(LinkId(0), CallId([1; 16]), message(1), later);
+        assert_eq!(meetings.lock().early.len(), 1);
+    }
+}

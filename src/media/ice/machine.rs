@@ -1,0 +1,440 @@
+//! The paths of one stream between two nodes over the life of a call: candidates out and in, checks, the path in use,
+//! another one when it falls silent, and a new start when there is none. Sans-IO: packets, messages and the time come
+//! in, effects go out.
+
+use super::CallId;
+use super::agent::{Agent, Proof, Transmit};
+use super::gather::Gather;
+use super::guard::Guard;
+use super::message::{self, Candidate, Kind, MAX_CANDIDATES, Message};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// A path on which nothing genuine came for this long is not used any more: two lost checks of each end do no harm, and
+/// speech comes fifty times a second.
+pub(super) const SILENT: Duration = Duration::from_millis(1_500);
+/// A path on which no check was answered for this long, whatever else came: the far end does not consent any more
+/// (RFC 7675, which allows 30 s), or does not hear us.
+const CONSENT: Duration = Duration::from_secs(5);
+/// A direct path that has worked for so long is better than a relay.
+const PROVEN: Duration = Duration::from_secs(2);
+/// How long the checks of a new start have, and those of the first one, which the far end may begin later.
+const CHANCE: Duration = Duration::from_secs(4);
+const FIRST_CHANCE: Duration = Duration::from_secs(10);
+/// How long a relay waits for a direct path to be found before it is asked for.
+const RELAY_AFTER: Duration = Duration::from_millis(150);
+/// A relay is given back when the direct path has carried the call for so long.
+const RELAY_KEPT: Duration = Duration::from_secs(20);
+/// How often the path in use is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// Starts of one call: more than hours of bad luck need.
+const MOST_GENERATIONS: u32 = 1_000;
+/// Pairs that have worked, the latest.
+const MOST_PATHS: usize = 32;
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Send(Transmit),
+    Tell(Bytes),
+    /// Packets of the stream go this way from now on; `None`: there is no way that is known to work.
+    Choose(Option<Chosen>),
+    /// Two ports of a relay would help.
+    AskRelay,
+    /// They are no longer needed.
+    ReleaseRelay,
+}
+
+/// The way of the packets of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::media) struct Chosen {
+    /// Our socket.
+    pub(in crate::media) local: SocketAddr,
+    pub(in crate::media) remote: SocketAddr,
+    /// Over a relay, ours or theirs.
+    pub(in crate::media) relayed: bool,
+}
+
+/// What is known of a pair of addresses that something genuine came on.
+struct Path {
+    local: SocketAddr,
+    remote: SocketAddr,
+    relayed: bool,
+    /// Working without a pause since.
+    since: Instant,
+    heard: Instant,
+    answered: Instant,
+}
+
+impl Path {
+    fn works(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard) < SILENT && now.saturating_duration_since(self.answered) < CONSENT
+    }
+
+    fn hear(&mut self, now: Instant) {
+        if !self.works(now) {
+            self.since = now;
+        }
+        self.heard = now;
+    }
+}
+
+pub(super) struct Machine {
+    call: CallId,
+    controlling: bool,
+    loopback: bool,
+    generation: u32,
+    agent: Agent,
+    guard: Guard,
+    gather: Gather,
+    servers: Vec<SocketAddr>,
+    locals: Vec<SocketAddr>,
+    /// Where the far end is behind the relay that we asked, and what we told it.
+    relay: Option<(SocketAddr, SocketAddr)>,
+    /// Told in this generation, to be told, and whether that was all.
+    told: Vec<SocketAddr>,
+    untold: Vec<Candidate>,
+    greeted: bool,
+    done: bool,
+    /// Of the far end in this generation.
+    named: Vec<Candidate>,
+    paths: Vec<Path>,
+    chosen: Option<Chosen>,
+    /// Since when.
+    chosen_at: Instant,
+    relay_due: Option<Instant>,
+    relay_pending: bool,
+    look_at: Instant,
+    restart_at: Option<Instant>,
+    effects: VecDeque<Effect>,
+    /// Messages and packets that were not used.
+    pub(super) refused: u64,
+}
+
+impl Machine {
+    /// Paths for `call`. `controlling`: this end offered it.
+    pub(super) fn new(call: CallId, controlling: bool, loopback: bool, now: Instant) -> Machine {
+        Machine {
+            call,
+            controlling,
+            loopback,
+            generation: 0,
+            agent: Agent::new(controlling, now),
+            guard: Guard::default(),
+            gather: Gather::default(),
+            servers: Vec::new(),
+            locals: Vec::new(),
+            relay: None,
+            told: Vec::new(),
+            untold: Vec::new(),
+            greeted: false,
+            done: false,
+            named: Vec::new(),
+            paths: Vec::new(),
+            chosen: None,
+            chosen_at: now,
+            relay_due: Some(now + RELAY_AFTER),
+            relay_pending: false,
+            look_at: now + LOOK,
+            restart_at: Some(now + FIRST_CHANCE),
+            effects: VecDeque::new(),
+            refused: 0,
+        }
+    }
+
+    /// Servers that say which address they see, for sockets added from now on.
+    pub(super) fn set_servers(&mut self, servers: Vec<SocketAddr>) {
+        let mut servers = servers;
+        servers.retain(|server| message::is_possible(*server, self.loopback));
+        self.servers = servers;
+    }
+
+    /// A socket of ours, from the first one on in the order of preference.
+    pub(super) fn add_local(&mut self, address: SocketAddr, now: Instant) {
+        if self.locals.contains(&address) {
+            return;
+        }
+        if !self.locals.is_empty() {
+            self.guard.begin_anew();
+        }
+        self.locals.push(address);
+        self.offer_local(address, now);
+        self.drain(now);
+    }
+
+    /// The interface of a socket is gone.
+    pub(super) fn remove_local(&mut self, address: SocketAddr, now: Instant) {
+        self.locals.retain(|local| *local != address);
+        self.agent.remove_local(address);
+        self.paths.retain(|path| path.local != address);
+        if self.chosen.is_some_and(|chosen| chosen.local == address) {
+            self.look(now);
+        }
+        self.drain(now);
+    }
+
+    /// A relay gave us two ports, or (`None`) there is none.
+    pub(super) fn handle_relay(&mut self, relay: Option<(SocketAddr, SocketAddr)>, now: Instant) {
+        self.relay_pending = false;
+        let possible = |(ours, theirs): &(SocketAddr, SocketAddr)| {
+            message::is_possible(*ours, self.loopback) && message::is_possible(*theirs, self.loopback)
+        };
+        self.relay = relay.filter(possible);
+        self.offer_relay();
+        self.drain(now);
+    }
+
+    /// The far end said something.
+    pub(super) fn handle_message(&mut self, bytes: &Bytes, now: Instant) {
+        match Message::read(bytes, self.loopback) {
+            Ok(message) if message.call == self.call && message.generation <= MOST_GENERATIONS => {
+                self.refused += message.skipped as u64;
+                self.hear(message, now);
+            }
+            Ok(_) | Err(_) => self.refused += 1,
+        }
+        self.drain(now);
+    }
+
+    fn hear(&mut self, message: Message, now: Instant) {
+        if message.generation > self.generation {
+            self.begin(message.generation, now);
+        }
+        if message.generation < self.generation || !self.agent.set_remote(&message.ufrag, &message.pwd) {
+            self.refused += 1;
+            return;
+        }
+        for candidate in message.candidates {
+            let known = self.named.iter().any(|named| named.address == candidate.address);
+            if known || self.named.len() >= MAX_CANDIDATES || !self.guard.admit(candidate.address) {
+                self.refused += u64::from(!known);
+                continue;
+            }
+            self.named.push(candidate);
+            self.agent.add_remote(&candidate);
+        }
+    }
+
+    /// STUN came to our socket `to`.
+    pub(super) fn handle_packet(&mut self, from: SocketAddr, to: SocketAddr, packet: &[u8], now: Instant) {
+        if let Some(mapped) = self.gather.handle_packet(from, to, packet) {
+            self.offer_reflexive(mapped, to);
+        } else {
+            match self.agent.handle_packet((from, to), packet, &mut self.guard, now) {
+                Some(Proof::Answered) => self.answered(to, from, now),
+                Some(Proof::Asked) => self.handle_media(from, to, now),
+                None => self.refused += 1,
+            }
+        }
+        self.drain(now);
+    }
+
+    /// A genuine packet of the stream came to our socket `to`: where from is proved by nothing, but who has answered a
+    /// check there before is still there.
+    pub(super) fn handle_media(&mut self, from: SocketAddr, to: SocketAddr, now: Instant) {
+        if let Some(path) = self.paths.iter_mut().find(|path| (path.local, path.remote) == (to, from)) {
+            path.hear(now);
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.agent.handle_timeout(now);
+        if now >= self.look_at {
+            self.look(now);
+        }
+        if self.restart_at.is_some_and(|at| now >= at) {
+            self.restart_at = None;
+            if self.chosen.is_none() && self.generation < MOST_GENERATIONS {
+                // Who does not look for paths will not look for others.
+                match self.is_met() {
+                    true => self.begin(self.generation + 1, now),
+                    false => self.restart_at = Some(now + FIRST_CHANCE),
+                }
+            }
+        }
+        if self.relay_due.is_some_and(|due| now >= due) {
+            self.relay_due = None;
+            if self.chosen.is_none_or(|chosen| chosen.relayed) && self.relay.is_none() && !self.relay_pending {
+                self.relay_pending = true;
+                self.effects.push_back(Effect::AskRelay);
+            }
+        }
+        self.drain(now);
+    }
+
+    pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
+        let dues = [self.agent.poll_timeout(), self.gather.poll_timeout(), self.relay_due, self.restart_at];
+        dues.into_iter().flatten().chain([self.look_at]).min()
+    }
+
+    pub(super) fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    pub(super) fn chosen(&self) -> Option<Chosen> {
+        self.chosen
+    }
+
+    /// Our sockets, and the hosts that the far end named.
+    pub(super) fn locals(&self) -> Vec<SocketAddr> {
+        self.locals.clone()
+    }
+
+    pub(super) fn named(&self) -> Vec<IpAddr> {
+        self.named.iter().map(|candidate| candidate.address.ip()).collect()
+    }
+
+    /// Whether the far end looks for paths as well.
+    pub(super) fn is_met(&self) -> bool {
+        self.generation > 0 || self.agent.has_remote()
+    }
+
+    /// Starts anew with other passwords. What works is used until something better is found.
+    fn begin(&mut self, generation: u32, now: Instant) {
+        tracing::debug!(call = ?self.call, generation, "paths are looked for anew");
+        self.generation = generation;
+        self.agent = Agent::new(self.controlling, now);
+        self.gather = Gather::default();
+        self.told.clear();
+        self.untold.clear();
+        self.named.clear();
+        (self.greeted, self.done) = (false, false);
+        for local in self.locals.clone() {
+            self.offer_local(local, now);
+        }
+        self.offer_relay();
+        if self.relay.is_none() {
+            self.relay_due = Some(now + RELAY_AFTER);
+        }
+        // Until the new checks have had their chance.
+        self.restart_at = self.chosen.is_none().then_some(now + CHANCE);
+    }
+
+    fn offer_local(&mut self, address: SocketAddr, now: Instant) {
+        if let Some(candidate) = self.agent.add_local(address)
+            && message::is_possible(address, self.loopback)
+        {
+            self.offer(candidate);
+            self.gather.ask(address, &self.servers, now);
+            self.done = false;
+        }
+    }
+
+    fn offer_reflexive(&mut self, mapped: SocketAddr, local: SocketAddr) {
+        if mapped != local && message::is_possible(mapped, self.loopback) {
+            self.offer(Candidate::own(mapped, Kind::Reflexive, self.told.len()));
+        }
+    }
+
+    fn offer_relay(&mut self) {
+        let Some((ours, theirs)) = self.relay else { return };
+        // It is ours to use: it passes nothing on to who did not ask for it.
+        self.guard.consented(ours);
+        let candidate = Candidate::own(theirs, Kind::Relayed, 0);
+        self.agent.add_remote(&Candidate { address: ours, ..candidate });
+        self.offer(candidate);
+    }
+
+    fn offer(&mut self, candidate: Candidate) {
+        if !self.told.contains(&candidate.address) && self.told.len() < MAX_CANDIDATES {
+            self.told.push(candidate.address);
+            self.untold.push(candidate);
+        }
+    }
+
+    /// The far end has seen what we sent it on this path.
+    fn answered(&mut self, local: SocketAddr, remote: SocketAddr, now: Instant) {
+        if let Some(path) = self.paths.iter_mut().find(|path| (path.local, path.remote) == (local, remote)) {
+            path.answered = now;
+            path.hear(now);
+            return;
+        }
+        if self.paths.len() >= MOST_PATHS
+            && let Some(oldest) = (0..self.paths.len()).min_by_key(|at| self.paths[*at].heard)
+        {
+            self.paths.swap_remove(oldest);
+        }
+        let relayed = self.is_relayed(remote);
+        self.paths.push(Path { local, remote, relayed, since: now, heard: now, answered: now });
+    }
+
+    /// Whether the path in use still works; if not, the best other one. From a relay back to a direct one.
+    fn look(&mut self, now: Instant) {
+        self.look_at = now + LOOK;
+        let Some(Chosen { local, remote, relayed }) = self.chosen else { return };
+        let in_use = |path: &Path| (path.local, path.remote) == (local, remote);
+        let proven = |path: &Path| !path.relayed && now.saturating_duration_since(path.since) >= PROVEN;
+        let works = self.paths.iter().any(|path| in_use(path) && path.works(now));
+        if works && !relayed && self.relay.is_some() && now.saturating_duration_since(self.chosen_at) >= RELAY_KEPT {
+            self.relay = None;
+            self.effects.push_back(Effect::ReleaseRelay);
+        }
+        let others = self.paths.iter().filter(|path| !in_use(path) && path.works(now));
+        let better = others.filter(|path| !works || (relayed && proven(path)));
+        let best = better.max_by_key(|path| (!path.relayed, path.heard)).map(|path| (path.local, path.remote));
+        match best {
+            Some((local, remote)) => self.choose(local, remote, now),
+            None if works => {}
+            None => {
+                tracing::debug!(call = ?self.call, "the path fell silent");
+                self.chosen = None;
+                self.effects.push_back(Effect::Choose(None));
+                if self.relay.take().is_some() {
+                    // It may be what is gone: another one is asked for.
+                    self.effects.push_back(Effect::ReleaseRelay);
+                }
+                self.restart_at = Some(now);
+            }
+        }
+    }
+
+    fn choose(&mut self, local: SocketAddr, remote: SocketAddr, now: Instant) {
+        let known = self.paths.iter().find(|path| (path.local, path.remote) == (local, remote));
+        let relayed = known.map_or_else(|| self.is_relayed(remote), |path| path.relayed);
+        let chosen = Chosen { local, remote, relayed };
+        self.restart_at = None;
+        if self.chosen != Some(chosen) {
+            tracing::debug!(call = ?self.call, relayed = chosen.relayed, "another path");
+            self.chosen = Some(chosen);
+            self.chosen_at = now;
+            self.effects.push_back(Effect::Choose(Some(chosen)));
+        }
+    }
+
+    fn is_relayed(&self, remote: SocketAddr) -> bool {
+        let named = self.named.iter().any(|named| named.address == remote && named.kind == Kind::Relayed);
+        named || self.relay.is_some_and(|(ours, _)| ours == remote)
+    }
+
+    /// Turns what the parts have to say into effects.
+    fn drain(&mut self, now: Instant) {
+        while let Some(transmit) = self.gather.poll_transmit(now) {
+            self.effects.push_back(Effect::Send(transmit));
+        }
+        while let Some(transmit) = self.agent.poll_transmit(&mut self.guard) {
+            self.effects.push_back(Effect::Send(transmit));
+        }
+        if let Some((local, remote)) = self.agent.poll_nominated()
+            && self.guard.has_consented(remote)
+        {
+            self.choose(local, remote, now);
+        }
+        let complete = self.gather.is_done() && self.relay_due.is_none() && !self.relay_pending;
+        if !self.untold.is_empty() || !self.greeted || (complete && !self.done) {
+            self.greeted = true;
+            self.done = complete;
+            let message = Message {
+                call: self.call,
+                generation: self.generation,
+                ufrag: self.agent.ufrag().to_owned(),
+                pwd: self.agent.pwd().to_owned(),
+                candidates: std::mem::take(&mut self.untold),
+                done: complete,
+                skipped: 0,
+            };
+            self.effects.push_back(Effect::Tell(message.write()));
+        }
+    }
+}
