@@ -1,7 +1,8 @@
 //! Asks servers which address they see behind each of our sockets (RFC 8489 §6: repeated with growing pauses). Pure.
 
 use super::agent::Transmit;
-use super::stun::{self, Transaction};
+use super::stun::Transaction;
+use crate::wire::stun;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -37,12 +38,10 @@ impl Gather {
 
     /// The address of our socket `to` that a server sees. Only who was asked may answer, and once.
     pub(super) fn handle_packet(&mut self, from: SocketAddr, to: SocketAddr, packet: &[u8]) -> Option<SocketAddr> {
-        let (transaction, mapped) = stun::mapped_address(packet)?;
-        let fits =
-            |question: &Question| (question.transaction, question.server, question.from) == (transaction, from, to);
-        let at = self.questions.iter().position(fits)?;
-        self.questions.swap_remove(at);
-        Some(mapped)
+        let read = |question: &Question| stun::parse_reply(packet, &question.transaction);
+        let asked = |question: &Question| (question.server, question.from) == (from, to) && read(question).is_some();
+        let at = self.questions.iter().position(asked)?;
+        read(&self.questions.swap_remove(at))
     }
 
     pub(super) fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
@@ -50,7 +49,7 @@ impl Gather {
         let question = self.questions.iter_mut().find(|question| now >= question.due)?;
         question.due = now + Duration::from_millis(PAUSES[question.asked]);
         question.asked += 1;
-        let packet = stun::binding_request(question.transaction);
+        let packet = stun::binding_request(&question.transaction);
         Some(Transmit { from: question.from, to: question.server, packet })
     }
 
@@ -86,7 +85,7 @@ mod tests {
         assert_eq!(sent.len(), 6, "two servers of its family");
         gather.ask(at("10.0.0.1:5"), &servers, now);
         let question = gather.poll_transmit(now).unwrap();
-        let answer = stun::tests::answer(&question.packet, at("5.5.5.5:500"));
+        let answer = stun::binding_reply(question.packet[8..20].first_chunk().unwrap(), at("5.5.5.5:500"));
         assert_eq!(gather.handle_packet(at("6.6.6.6:1"), question.from, &answer), None, "somebody else");
         assert_eq!(gather.handle_packet(question.to, at("10.0.0.1:6"), &answer), None, "another socket");
         assert_eq!(gather.handle_packet(question.to, question.from, &answer), Some(at("5.5.5.5:500")));
