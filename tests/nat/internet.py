@@ -51,7 +51,7 @@ class Access:
 
 
 class Host:
-    """Where processes run: a namespace and its addresses."""
+    """Where processes run: a namespace and its addresses, and the home it is in if any."""
 
     def __init__(self, space, ip4, ip6, home=None):
         self.space, self.ip4, self.ip6, self.home = space, ip4, ip6, home
@@ -63,8 +63,8 @@ class Host:
 class Home:
     """One access with a router of some kind before its hosts."""
 
-    def __init__(self, internet, kind, name):
-        self.internet, self.kind, self.name = internet, kind, name
+    def __init__(self, internet, kind, name, net="192.168.1"):
+        self.internet, self.kind, self.name, self.net = internet, kind, name, net
         self.access = internet.access()
         self.seed = self.access.number + 1
         self.hosts = []
@@ -76,14 +76,14 @@ class Home:
             self.router = self.outer = None
             return
         self.router = self.outer = space(name + "-nat", FORWARDS)
-        self.public, self.behind = access.ip4, "192.168.1.10"
+        self.public, self.behind = access.ip4, f"{net}.10"
         if kind.carrier:
             self.outer = space(name + "-isp", FORWARDS)
             spaces.ip(self.outer, f"link add lan type veth peer name wan netns {self.router}\naddr add 100.64.7.1/24 dev lan\nlink set lan up")
             spaces.ip(self.router, "addr add 100.64.7.9/24 dev wan\nlink set wan up\nroute add default via 100.64.7.1")
         internet.plug(access, self.outer, v4=kind.v4, v6=kind.v6, router=True)
         lan = ["link add lan type bridge", "link set lan up"]
-        lan += ["addr add 192.168.1.1/24 dev lan"] if kind.v4 else []
+        lan += [f"addr add {net}.1/24 dev lan"] if kind.v4 else []
         lan += [f"addr add {access.inner6}::1/64 dev lan nodad"] if kind.v6 else []
         spaces.ip(self.router, "\n".join(lan))
         self.rules()
@@ -96,10 +96,16 @@ class Home:
         ip4, ip6 = f"192.168.1.{10 + n}", f"{access.inner6}::{10 + n}"
         spaces.ip(self.router, f"link add p{n} type veth peer name eth0 netns {host}\nlink set p{n} master lan up")
         lines = ["link set eth0 up"]
-        lines += [f"addr add {ip4}/24 dev eth0", "route add default via 192.168.1.1"] if kind.v4 else []
+        lines += [f"addr add {ip4}/24 dev eth0", f"route add default via {self.net}.1"] if kind.v4 else []
         lines += [f"addr add {ip6}/64 dev eth0 nodad", f"route add ::/0 via {access.inner6}::1"] if kind.v6 else []
         spaces.ip(host, "\n".join(lines))
         return Host(host, ip4 if kind.v4 else None, ip6 if kind.v6 else None, self)
+
+    def second(self, host):
+        """A host of another home is here too, by a second interface that it takes when the first is gone (IPv4)."""
+        spaces.ip(self.router, f"link add q0 type veth peer name eth1 netns {host.space}\nlink set q0 master lan up")
+        lines = f"link set eth1 up\naddr add {self.net}.50/24 dev eth1\nroute add default via {self.net}.1 metric 200"
+        spaces.ip(host.space, lines)
 
     def rules(self):
         """Writes the rules of the router (and of the carrier's)."""
@@ -220,8 +226,20 @@ table inet weather {{
         self.plug(access, space, **more)
         return Host(space, access.ip4, access.ip6)
 
-    def home(self, kind, name=None):
-        return Home(self, kind, name or f"{kind.name}{next(self.numbers)}")
+    def home(self, kind, name, **more):
+        return Home(self, kind, name, **more)
+
+    def switch(self, name, hosts=2):
+        """So many hosts on one switch, with addresses that nobody gave out and no way beyond."""
+        switch = self.space(name)
+        spaces.ip(switch, "link add lan type bridge\nlink set lan up")
+        made = []
+        for n in range(hosts):
+            host, ip4 = self.space(f"{name}-{n}"), f"169.254.77.{10 + n}"
+            spaces.ip(switch, f"link add p{n} type veth peer name eth0 netns {host}\nlink set p{n} master lan up")
+            spaces.ip(host, f"link set eth0 up\naddr add {ip4}/16 dev eth0")
+            made.append(Host(host, ip4, None))
+        return made
 
     def weather(self, access, loss=0.0, cut=False):
         """Loss of so many percent, or everything, each way between an access and the Internet."""
