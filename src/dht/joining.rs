@@ -235,6 +235,12 @@ impl Joining {
         }
     }
 
+    /// Nodes that were found on the same network, and where.
+    pub fn neighbours(&self) -> impl Iterator<Item = (NodeKey, &[Address])> {
+        let near = self.leads.iter().filter(|path| path.lead.source == Source::Lan);
+        near.filter_map(|path| Some((path.lead.node?, path.lead.addresses.as_slice())))
+    }
+
     /// A new list of this source comes: who was named by the last one and is not there makes room.
     pub fn forget_unreached(&mut self, source: Source) {
         self.leads.retain(|path| path.up || path.busy_until.is_some() || path.lead.source != source);

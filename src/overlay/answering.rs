@@ -10,7 +10,7 @@ use crate::admission::{Bucket, PerSource, Rate};
 use crate::clock::UnixMillis;
 use crate::dht::{Ask, Offered, Position, Question, Said, Stamp};
 use crate::ledger::Fact;
-use crate::record::RecordKey;
+use crate::record::{RecordKey, replica_keys};
 use bytes::Bytes;
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -160,6 +160,15 @@ impl Actor {
         wall: UnixMillis,
     ) -> Said {
         if !self.upkeep.server {
+            // A neighbour may have no other way to find a user of this node.
+            let near =
+                node_of(&peer).is_some_and(|node| self.joining.engine.neighbours().any(|(near, _)| near == node));
+            if let Ask::Fetch(key) = &question.ask
+                && near
+                && let Some(own) = self.own_record(key)
+            {
+                return Said::Held(Some(own));
+            }
             self.meter.refuse("question: not a server".into());
             return Said::Busy;
         }
@@ -185,6 +194,13 @@ impl Actor {
             }
             Ask::Find(_) | Ask::Store(..) => Said::Near,
         }
+    }
+
+    /// What a user of this node published, who is looked for under `key`.
+    fn own_record(&self, key: &RecordKey) -> Option<Bytes> {
+        let users = self.swarm.behaviour().link.served();
+        let mut own = users.filter(|user| replica_keys(&self.overlay, &user.id).contains(key));
+        own.next().map(|user| user.bundle.clone())
     }
 
     fn store(&mut self, peer: PeerId, connection: ConnectionId, put: &Put<'_>) -> Said {

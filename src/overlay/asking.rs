@@ -6,17 +6,18 @@ mod dials;
 
 use self::dials::Dial;
 use super::actor::Actor;
-use super::address::{node_of, peer_named};
+use super::address::{node_of, peer_named, to_multiaddr};
 use super::exchange::WINDOW;
 use super::operations::Operation;
 use crate::clock::UnixMillis;
 use crate::dht::{Answer, Ask, Card, Failure, MAX_PEERS, Question, Reply, RequestId, Said, Signed, StepId, Stored};
 use crate::identity::{NodeKey, random};
 use crate::ledger::Fact;
+use crate::record::RecordKey;
 use bytes::Bytes;
-use libp2p::PeerId;
 use libp2p::request_response::{OutboundFailure, OutboundRequestId};
 use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +26,9 @@ use std::time::Instant;
 /// already, the signature is for others. 32 us each would be half of what a lookup costs.
 const SAMPLED: u8 = 16;
 
+/// Nodes on the same network that a lookup asks beside its search.
+const MAX_NEIGHBOURS: usize = 16;
+
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asker {
@@ -32,6 +36,8 @@ pub(super) enum Asker {
     Step(u64, StepId),
     /// Only to know the peer.
     Acquaintance,
+    /// A lookup, of a node on the same network, which may have no card.
+    Neighbour(u64),
 }
 
 #[derive(Clone)]
@@ -96,22 +102,31 @@ impl Actor {
     pub(super) fn ask_for_card(&mut self, peer: PeerId) {
         let Some(node) = node_of(&peer) else { return };
         let asked = |pending: &Pending| pending.to == node && pending.asker == Asker::Acquaintance;
-        if self.asking.sent.values().any(asked) {
-            return;
+        if !self.asking.sent.values().any(asked) {
+            self.ask_by_name(peer, node, Asker::Acquaintance, Ask::Find(self.position));
         }
-        let question = self.question(Ask::Find(self.position));
-        self.send(
-            &peer,
-            Pending {
-                asker: Asker::Acquaintance,
-                to: node,
-                card: None,
-                question,
-                paid: false,
-                anew: true,
-                proven: false,
-            },
-        );
+    }
+
+    /// Asks the nodes on the same network what they hold under a key: without the Internet they have no address that an
+    /// overlay of global ones counts, so no card, and no search would come to them.
+    pub(super) fn ask_neighbours(&mut self, operation: u64, key: RecordKey, now: Instant) {
+        let near = self.joining.engine.neighbours().take(MAX_NEIGHBOURS);
+        let near: Vec<(NodeKey, Vec<Multiaddr>)> =
+            near.map(|(node, addresses)| (node, addresses.iter().map(to_multiaddr).collect())).collect();
+        for (node, addresses) in near {
+            let Some(peer) = peer_named(&node).filter(|peer| *peer != self.here) else { continue };
+            if !self.swarm.is_connected(&peer) {
+                self.dial_neighbour(peer, addresses, now);
+            }
+            if self.swarm.is_connected(&peer) || self.asking.dials.contains_key(&peer) {
+                self.ask_by_name(peer, node, Asker::Neighbour(operation), Ask::Fetch(key));
+            }
+        }
+    }
+
+    fn ask_by_name(&mut self, peer: PeerId, to: NodeKey, asker: Asker, ask: Ask) {
+        let question = self.question(ask);
+        self.send(&peer, Pending { asker, to, card: None, question, paid: false, anew: true, proven: false });
     }
 
     fn question(&mut self, ask: Ask) -> Question {
@@ -306,7 +321,7 @@ impl Actor {
 /// What an operation that is over wanted to know, nobody wants to know.
 fn wanted(running: &BTreeMap<u64, Operation>, pending: &Pending) -> bool {
     match pending.asker {
-        Asker::Request(id, _) | Asker::Step(id, _) => running.contains_key(&id),
+        Asker::Request(id, _) | Asker::Step(id, _) | Asker::Neighbour(id) => running.contains_key(&id),
         Asker::Acquaintance => true,
     }
 }

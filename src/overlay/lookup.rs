@@ -24,6 +24,8 @@ pub(super) struct Lookup {
     pub(super) keys: [RecordKey; 4],
     /// Once it has begun.
     pub(super) engine: Option<Box<dht::Lookup>>,
+    /// What a neighbour held before it began.
+    pub(super) near: Option<ValidBundle>,
     started: Instant,
     first_valid: Option<Instant>,
     events: mpsc::Sender<LookupEvent>,
@@ -34,7 +36,7 @@ pub(super) struct Lookup {
 
 impl Lookup {
     pub(super) fn new(who: IdHash, keys: [RecordKey; 4], events: mpsc::Sender<LookupEvent>, now: Instant) -> Self {
-        Self { who, keys, engine: None, started: now, first_valid: None, events, untold: None, done: false }
+        Self { who, keys, engine: None, near: None, started: now, first_valid: None, events, untold: None, done: false }
     }
 
     /// With nobody to ask: whether somebody may still come. `hopeful`: a peer is there, or on its way.
@@ -60,6 +62,14 @@ impl Lookup {
             engine.local(local);
         }
         self.engine = Some(Box::new(engine));
+    }
+
+    /// A node on the same network holds this.
+    pub(super) fn held_near(&mut self, bundle: ValidBundle) {
+        match &mut self.engine {
+            Some(engine) => engine.local(bundle),
+            None => self.near = Some(bundle),
+        }
     }
 
     /// The engine found something, or something fresher.

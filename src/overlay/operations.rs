@@ -133,7 +133,14 @@ impl Actor {
             let Some(operation) = self.waiting.pop_front() else { break };
             let id = self.next_operation;
             self.next_operation += 1;
+            let key = match &operation {
+                Operation::Lookup(lookup) => Some(lookup.keys[0]),
+                Operation::Publish(_) | Operation::Walk(_) => None,
+            };
             self.go_on(id, operation, now);
+            if let Some(key) = key.filter(|_| self.running.contains_key(&id)) {
+                self.ask_neighbours(id, key, now);
+            }
         }
         if now < self.operations_at {
             return;
@@ -153,7 +160,7 @@ impl Actor {
 
     fn came(&mut self, asker: Asker, outcome: Result<Answer, Failure>, now: Instant) {
         let id = match asker {
-            Asker::Request(id, _) | Asker::Step(id, _) => id,
+            Asker::Request(id, _) | Asker::Step(id, _) | Asker::Neighbour(id) => id,
             Asker::Acquaintance => return,
         };
         let Some(mut operation) = self.running.remove(&id) else { return };
@@ -194,8 +201,16 @@ impl Actor {
                 Ok(Answer::Stored(_)) => tour.walk.failed(step, Failure::Malformed, now),
                 Err(why) => tour.walk.failed(step, why, now),
             },
+            (Operation::Lookup(lookup), Asker::Neighbour(_)) => {
+                if let Ok(Answer::Found { bundle: Some(bytes), .. }) = outcome {
+                    match record::validate(&bytes, &lookup.keys[0], &judge, None) {
+                        Ok(bundle) => lookup.held_near(bundle),
+                        Err(reason) => self.meter.refuse(format!("answer: {reason}")),
+                    }
+                }
+            }
             // An operation asks questions of its own kind only.
-            (Operation::Walk(..), _) | (_, Asker::Step(..) | Asker::Acquaintance) => {}
+            (Operation::Walk(..), _) | (_, Asker::Step(..) | Asker::Neighbour(_) | Asker::Acquaintance) => {}
         }
     }
 
@@ -229,7 +244,7 @@ impl Actor {
         let servers = self.table.len();
         match operation {
             Operation::Lookup(lookup) if lookup.engine.is_none() => {
-                let local = lookup.keys.iter().find_map(|key| self.held_now(key));
+                let local = lookup.keys.iter().find_map(|key| self.held_now(key)).or(lookup.near.take());
                 let counters = self.swarm.network_info().connection_counters().clone();
                 let hopeful = counters.num_established() + counters.num_pending_outgoing() > 0;
                 if servers == 0 && local.is_none() && lookup.waits(hopeful, now) {

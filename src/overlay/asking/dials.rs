@@ -76,6 +76,23 @@ impl Actor {
         Ok(())
     }
 
+    /// Dials a node on the same network where mDNS found it: questions to it wait for that.
+    pub(super) fn dial_neighbour(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, now: Instant) {
+        if self.asking.dials.contains_key(&peer) || self.asking.dials.len() >= MAX_DIALS {
+            return;
+        }
+        addresses.iter().for_each(|address| self.dialling.free(address));
+        let opts =
+            DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses).build();
+        let id = opts.connection_id();
+        let own = match self.swarm.dial(opts) {
+            Ok(()) => vec![id],
+            Err(DialError::DialPeerConditionFalse(_)) => Vec::new(),
+            Err(_) => return,
+        };
+        self.asking.dials.insert(peer, Dial { own, tried: Vec::new(), since: now, waiting: Vec::new() });
+    }
+
     /// A peer answered from elsewhere than its card says: it is asked again when it was found there.
     pub(super) fn prove(&mut self, peer: PeerId, mut pending: Pending, now: Instant) {
         let asker = pending.asker;

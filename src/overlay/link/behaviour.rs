@@ -85,6 +85,11 @@ impl Behaviour {
         self.served.insert(user.id, user);
     }
 
+    /// The users that it answers for.
+    pub fn served(&self) -> impl Iterator<Item = &LocalUser> {
+        self.served.values()
+    }
+
     /// Answers for `id` no more, and closes its links.
     pub fn unserve_user(&mut self, id: IdHash) {
         self.served.remove(&id);
