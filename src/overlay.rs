@@ -29,6 +29,7 @@ mod dialling;
 mod disk;
 mod exchange;
 mod feelers;
+mod fenced;
 mod gate;
 mod intake;
 mod joining;
@@ -47,6 +48,7 @@ mod process;
 mod proving;
 mod publish;
 mod rates;
+mod reaching;
 mod records;
 #[cfg(test)]
 mod sample;
@@ -57,6 +59,7 @@ mod upkeep;
 mod visitors;
 
 use crate::identity::{NodeKey, NodeSecret};
+use crate::reachability::Reach;
 use crate::record::{RejectReason, ValidBundle, VerifiedPeerUser};
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -218,6 +221,8 @@ pub struct OverlayStatus {
     /// Where this node is reached through others, and in how many connections it passes on for others.
     pub circuits: Vec<String>,
     pub circuits_served: usize,
+    /// Where it is: public, behind a NAT, and how others see it.
+    pub reach: Reach,
     pub records_held: usize,
     pub links: usize,
     /// Bytes in and out since start.

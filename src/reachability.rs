@@ -1,4 +1,9 @@
-//! Which of our addresses to publish: pure. The overlay translates its multiaddrs to [`Address`] and back.
+//! Where this node is, and which of its addresses to publish: pure. The overlay translates its multiaddrs to [`Address`]
+//! and back; [`Picture`] folds what others see, dial and answer.
+
+mod picture;
+
+pub use picture::{Kind, Mapping, Picture, Reach};
 
 use crate::wire::{AddressScope, is_global};
 use std::net::IpAddr;

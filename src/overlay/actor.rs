@@ -124,6 +124,7 @@ pub(super) struct Actor {
     pub(super) feelers: feelers::Feelers,
     pub(super) slots: slots::Slots,
     pub(super) circuits: circuits::Circuits,
+    pub(super) reaching: reaching::Reaching,
     pub(super) upkeep: upkeep::Upkeep,
 }
 

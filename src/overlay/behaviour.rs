@@ -1,6 +1,7 @@
 //! The protocols of a node and their settings. The reasons are in SECURITY §2.2 (K1 to K15) and PITFALLS 1-10, 20.
 
 use super::circuits::Grants;
+use super::fenced::{Fence, Fenced};
 use super::limits;
 use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
@@ -9,7 +10,7 @@ use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, identify, mdns, ping, relay};
+use libp2p::{PeerId, StreamProtocol, autonat, dcutr, identify, mdns, ping, relay};
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 use libp2p_memory_connection_limits as memory_limits;
 use std::num::NonZeroUsize;
@@ -65,6 +66,11 @@ pub(super) struct Behaviour {
     /// What this node passes on for others, and what others pass on for it.
     pub(super) relaying: relay::Behaviour,
     pub(super) relayed: relay::client::Behaviour,
+    /// Direct connections in place of relayed ones.
+    pub(super) punching: Fenced<dcutr::Behaviour>,
+    /// Whether this node can be dialled: asked of others, and answered to others.
+    pub(super) trying: Fenced<autonat::v2::client::Behaviour>,
+    pub(super) tried: Toggle<Fenced<autonat::v2::server::Behaviour>>,
     pub(super) link: link::Behaviour,
 }
 
@@ -116,11 +122,15 @@ impl Behaviour {
             .with_push_listen_addr_updates(true)
             // The cache would have us dial addresses that nobody checked (K11).
             .with_cache_size(0);
+        let now = Instant::now();
+        // Behind a NAT nobody's word is worth asking for.
+        let public = config.circuits.serve == Some(true) || config.server == Some(true);
+        let fenced = |inner| Fenced::new(inner, Fence::WhereItSays, config.scope, now);
         Self {
             limits: limits::Behaviour::new(max_connections_per_ip, max_connections_per_subnet),
             connection_limits: connection_limits::Behaviour::new(bounds),
             memory_limits: memory_limits::Behaviour::with_max_percentage(MAX_MEMORY),
-            kad: gate::Gate::new(kademlia(config, here, records), config.scope, Instant::now()),
+            kad: gate::Gate::new(kademlia(config, here, records), config.scope, now),
             store: exchange::behaviour(config),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
@@ -128,6 +138,9 @@ impl Behaviour {
             kept: kept::Behaviour::default(),
             relaying: relay::Behaviour::new(here, grants.settings()),
             relayed,
+            punching: fenced(dcutr::Behaviour::new(here)),
+            trying: Fenced::new(Default::default(), Fence::WhereItSays, config.scope, now),
+            tried: public.then(|| Fenced::new(Default::default(), Fence::WhereItCameFrom, config.scope, now)).into(),
             link: link::Behaviour::new(config.overlay, config.secret.public(), config.scope, links),
         }
     }

@@ -19,7 +19,7 @@ pub(super) use through::Through;
 
 use super::actor::Actor;
 use super::address::{ip_of, node_of, to_multiaddr, to_plain};
-use crate::reachability::{Address, MAX_ADDRESSES};
+use crate::reachability::{Address, Kind, MAX_ADDRESSES};
 use crate::wire::{AddressScope, is_global};
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
@@ -73,22 +73,20 @@ pub(super) struct Circuits {
     config: CircuitsConfig,
     pub(super) grants: Grants,
     pub(super) reserving: Reserving,
-    /// Somebody beyond this machine's own networks sees us at an address that none of our interfaces has.
-    translated: bool,
 }
 
 impl Circuits {
     pub(super) fn new(config: CircuitsConfig, grants: Grants) -> Self {
-        Self { config, grants, reserving: Reserving::default(), translated: false }
+        Self { config, grants, reserving: Reserving::default() }
     }
 
-    fn serves(&self) -> bool {
-        self.config.serve == Some(true)
+    fn serves(&self, public: bool) -> bool {
+        self.config.serve.unwrap_or(public)
     }
 }
 
 impl Actor {
-    /// A peer said what it speaks, and where it sees us.
+    /// A peer said what it speaks.
     pub(super) fn circuits_identified(&mut self, peer: PeerId, direct: bool, info: &identify::Info, now: Instant) {
         if !direct {
             return;
@@ -97,10 +95,6 @@ impl Actor {
             self.circuits.reserving.retired(&peer);
         } else if let Some(at) = self.peers.addresses(&peer).iter().find(|at| self.may_pass_on(at)).cloned() {
             self.circuits.reserving.known(peer, &at, now);
-        }
-        if let Some(seen) = to_plain(&info.observed_addr) {
-            let own = |listen: &Multiaddr| ip_of(listen).is_some_and(|ip| ip.to_canonical() == seen.ip.to_canonical());
-            self.circuits.translated |= !self.listen.is_empty() && !self.listen.iter().any(own);
         }
         self.reserve(now);
     }
@@ -112,7 +106,8 @@ impl Actor {
 
     /// Does what is to be done so that this node is reached.
     pub(super) fn reserve(&mut self, now: Instant) {
-        let auto = self.circuits.translated && self.external.is_empty() && !self.circuits.serves();
+        let picture = &self.reaching.picture;
+        let auto = picture.wants_relays(now) && !self.circuits.serves(false);
         self.circuits.reserving.want(self.circuits.config.reserve.unwrap_or(auto));
         loop {
             let slots = &self.slots;
@@ -208,7 +203,8 @@ impl Actor {
 
     /// Passes on for others, or not; and tells them where it is.
     pub(super) fn serve_circuits(&mut self, here: &[Address]) {
-        let serves = self.circuits.serves();
+        let public = self.reaching.picture.kind(Instant::now()) == Kind::Public;
+        let serves = self.circuits.serves(public);
         let status = if serves { relay::Status::Enable } else { relay::Status::Disable };
         self.swarm.behaviour_mut().relaying.set_status(Some(status));
         if !serves {

@@ -75,6 +75,11 @@ impl Feelers {
         }
     }
 
+    /// Somebody asked us whether it can be dialled: this is the answer, and nothing else.
+    pub(super) fn brief(&mut self, connection: ConnectionId, now: Instant) {
+        self.out.insert(connection, Feeler { at: now, subnet: None, is_up: true });
+    }
+
     /// Whether a connection is one, and will be closed.
     pub(super) fn has(&self, connection: &ConnectionId) -> bool {
         self.out.contains_key(connection)

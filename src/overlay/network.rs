@@ -44,6 +44,8 @@ impl Actor {
             SwarmEvent::Behaviour(BehaviourEvent::Link(event)) => self.link_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Relayed(event)) => self.relayed_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Relaying(event)) => self.relaying_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Punching(event)) => self.punched(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Trying(event)) => self.tried(&event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                 peer_id,
                 info,
@@ -81,6 +83,7 @@ impl Actor {
                 self.slots.closed(peer_id, connection_id);
                 self.processes.closed(peer_id, connection_id);
                 self.circuits_disconnected(peer_id, &endpoint);
+                self.reaching_closed(&connection_id);
                 // Who dialled closes what it does not need any more: that is no sign of death.
                 let broke = endpoint.is_dialer()
                     && cause.is_some_and(|cause| !matches!(cause, ConnectionError::KeepAliveTimeout));
@@ -148,6 +151,7 @@ impl Actor {
         if direct {
             self.slots.opened(peer, connection);
         }
+        let came = self.reaching_connected(peer, connection, endpoint, now);
         self.asking_connected(peer, connection, now);
         match endpoint {
             ConnectedPoint::Dialer { address, .. } if direct => {
@@ -157,6 +161,9 @@ impl Actor {
                 self.peers.connected(peer, Some(&address), now);
                 self.lead_reached(peer, connection, &address, now, wall);
                 self.meet(peer, now);
+                if self.swarm.behaviour().tried.as_ref().is_some_and(|tried| tried.dialled(connection)) {
+                    self.feelers.brief(connection, now);
+                }
                 self.feelers.up(connection, now);
                 self.feel_on(now);
             }
@@ -165,7 +172,9 @@ impl Actor {
                 self.met(peer, ip_of(send_back_addr), now);
                 self.inbound.insert(connection, send_back_addr.clone());
                 self.visitors.came(connection, peer, now);
-                self.dialled_by(ip_of(send_back_addr), now);
+                if came {
+                    self.dialled_by(ip_of(send_back_addr), now);
+                }
             }
             ConnectedPoint::Dialer { .. } | ConnectedPoint::Listener { .. } => {
                 self.peers.connected(peer, None, now);
@@ -195,6 +204,7 @@ impl Actor {
         }
         let direct = self.slots.connections(&peer).contains(&connection);
         self.circuits_identified(peer, direct, &info, now);
+        self.observed(connection, &info, now);
         let Some(from) = self.inbound.get(&connection).and_then(ip_of) else { return };
         if !serves && !self.upkeep.is_small_and_drawn() {
             return;
@@ -239,6 +249,7 @@ impl Actor {
             DialError::WrongPeerId { address, .. } => vec![super::address::split_peer(address.clone()).0],
             _ => return,
         };
+        self.not_answered(&tried, Instant::now());
         if let Some(peer) = peer
             && self.peers.dial_failed(&peer, &tried)
             && let Some(node) = super::address::node_of(&peer)

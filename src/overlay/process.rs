@@ -9,8 +9,9 @@ use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
 use std::collections::{HashMap, VecDeque};
 
-/// Connections with one peer: a direct one of each transport, each way. One more, and the oldest goes.
-pub(super) const MAX_PER_PEER: usize = 4;
+/// Connections with one peer: a direct one of each transport, each way, and two circuits that they replace. One more, and
+/// the oldest goes.
+pub(super) const MAX_PER_PEER: usize = 6;
 
 /// Peers without a connection whose last run is remembered.
 const MAX_GONE: usize = 1024;

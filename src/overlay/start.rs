@@ -28,6 +28,9 @@ use std::time::Instant;
 const COMMANDS: usize = 1024;
 const EVENTS: usize = 1024;
 
+/// Addresses of a peer that are tried at the same time: all that a record, or who wants a hole punched, may name.
+const AT_ONCE: std::num::NonZeroU8 = std::num::NonZeroU8::new(20).unwrap();
+
 /// Sockets open at once or never.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,7 +62,9 @@ impl Overlay {
         let grants = circuits::Grants::new(config.circuits.limits.clone());
         let records =
             Records::new(Position::of_node(&config.secret.public()), config.limits.max_records, UnixMillis::now);
-        let settings = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_CONNECTION);
+        let settings = libp2p::swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(IDLE_CONNECTION)
+            .with_dial_concurrency_factor(AT_ONCE);
         let mut swarm = Swarm::new(transport, Behaviour::new(&config, &key, records, relayed, &grants), here, settings);
         for address in &external {
             swarm.add_external_address(address.clone());
@@ -142,6 +147,7 @@ impl Overlay {
             feelers: Default::default(),
             slots: Default::default(),
             circuits: circuits::Circuits::new(config.circuits, grants),
+            reaching: reaching::Reaching::new(config.scope, !external.is_empty(), now),
             upkeep: Upkeep::new(server, now),
             store,
         };

@@ -138,7 +138,7 @@ impl Actor {
             }
         }
         self.feel_on(now);
-        self.reserve(now);
+        self.reached_anew(now);
         self.walks(now);
         self.asking_round(now);
         self.fill_slots(now);
@@ -221,6 +221,9 @@ impl Actor {
 
     pub(super) fn show_addresses(&mut self) {
         self.card = None;
+        let now = Instant::now();
+        let own: Vec<_> = self.listen.iter().filter_map(super::address::to_plain).collect();
+        self.listens_at(&own, now);
         let direct = self.card_addresses();
         self.serve_circuits(&direct);
         let addresses = self.record_addresses(&direct);
@@ -235,7 +238,9 @@ impl Actor {
     /// Where this node can be reached, best first.
     pub(super) fn card_addresses(&self) -> Vec<reachability::Address> {
         let listen: Vec<_> = self.listen.iter().filter_map(super::address::to_plain).collect();
-        reachability::publishable(&listen, &self.external, self.scope)
+        let now = Instant::now();
+        let alive: Vec<_> = listen.into_iter().filter(|own| !self.reaching.picture.is_dead(own, now)).collect();
+        reachability::publishable(&alive, &self.external, self.scope)
     }
 
     /// What the handle shows from the first moment on.
@@ -265,6 +270,7 @@ impl Actor {
             listen: self.listen_texts(),
             circuits: self.circuit_texts(),
             circuits_served: self.circuits.grants.circuits(),
+            reach: self.reaching.picture.reach(Instant::now()),
             bytes_in,
             bytes_out,
             refused: self.meter.refusals().clone(),

@@ -307,7 +307,8 @@ impl Behaviour {
     }
 
     fn handle_established(&mut self, event: ConnectionEstablished<'_>, now: Instant) {
-        let connection = Connection::new(event.connection_id, event.endpoint);
+        let mut connection = Connection::new(event.connection_id, event.endpoint);
+        self.place_towards_relay(&mut connection, event.endpoint);
         let relayed = connection.relayed;
         self.peers.entry(event.peer_id).or_default().connections.push(connection);
         self.detours_connected(event.peer_id, event.connection_id, relayed);

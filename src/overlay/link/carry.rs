@@ -220,7 +220,10 @@ impl Behaviour {
             match link.phase {
                 Phase::Opening { until } if now >= until => self.fail(id, LinkError::Timeout),
                 Phase::Lost { until } if now >= until => self.drop_link(id, "the connection was lost"),
-                Phase::Opening { .. } | Phase::Lost { .. } => self.advance(id, now),
+                Phase::Opening { .. } | Phase::Lost { .. } => {
+                    self.go_around(id, now);
+                    self.advance(id, now);
+                }
                 Phase::Up => self.check_up(id, now),
             }
         }

@@ -3,9 +3,10 @@
 //! link, and a direct connection takes it over whenever it comes; then the circuit, which costs a third party, is closed.
 
 use super::behaviour::Behaviour;
-use super::table::Phase;
+use super::table::{Connection, Phase};
 use crate::overlay::LinkId;
 use crate::overlay::circuits::Through;
+use libp2p::core::ConnectedPoint;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{CloseConnection, ConnectionId, ToSwarm};
 use libp2p::{Multiaddr, PeerId};
@@ -21,9 +22,16 @@ const CONNECTING: Duration = Duration::from_secs(6);
 /// Looks at the links, 200 ms apart, after which a circuit that nobody needs is closed.
 const SPARE_LOOKS: u8 = 10;
 
+/// The second relay is tried this much later than the first: most calls need but one circuit.
+const BETWEEN: Duration = Duration::from_millis(250);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Untried,
+    /// Its turn comes.
+    Later {
+        from: Instant,
+    },
     /// For the connection to the relay.
     Waiting {
         until: Instant,
@@ -44,7 +52,7 @@ impl Detour {
     /// Whether it may still lead there.
     pub fn is_open(&self, now: Instant) -> bool {
         match self.state {
-            State::Untried | State::Dialling(_) => true,
+            State::Untried | State::Later { .. } | State::Dialling(_) => true,
             State::Waiting { until } => now < until,
             State::Failed => false,
         }
@@ -82,13 +90,23 @@ impl Behaviour {
     /// Sets out on the ways around that are not under way.
     pub(super) fn set_out(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(id) else { return };
+        // Who is connected already first.
+        let peers = &self.peers;
+        link.detours.sort_by_key(|detour| !peers.contains_key(&detour.relay));
+        let mut from = now;
+        for detour in link.detours.iter_mut().filter(|d| d.state == State::Untried || !d.is_open(now)) {
+            detour.state = State::Later { from };
+            from += BETWEEN;
+        }
+        self.go_around(id, now);
+    }
+
+    /// Tries the ways around whose turn it is.
+    pub(super) fn go_around(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get_mut(id) else { return };
         let mut ready = Vec::new();
-        for (n, detour) in link
-            .detours
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, d)| matches!(d.state, State::Untried | State::Failed) || !d.is_open(now))
-        {
+        let due = |state: State| matches!(state, State::Later { from } if now >= from);
+        for (n, detour) in link.detours.iter_mut().enumerate().filter(|(_, detour)| due(detour.state)) {
             if self.peers.get(&detour.relay).is_some_and(|relay| relay.connections.iter().any(|c| !c.relayed)) {
                 ready.push(n);
                 continue;
@@ -114,6 +132,19 @@ impl Behaviour {
         let opts = DialOpts::peer_id(link.pair.peer).condition(PeerCondition::Always).addresses(vec![address]).build();
         detour.state = State::Dialling(opts.connection_id());
         self.actions.push_back(ToSwarm::Dial { opts });
+    }
+
+    /// Our own address of a circuit is that towards its relay, over whatever leads there: the circuit's may be of another
+    /// family.
+    pub(super) fn place_towards_relay(&self, circuit: &mut Connection, endpoint: &ConnectedPoint) {
+        let address = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => address,
+            ConnectedPoint::Listener { local_addr, .. } => local_addr,
+        };
+        let Some(relay) = Through::read(address).and_then(|through| self.peers.get(&through.relay)) else { return };
+        if let Some(there) = relay.connections.iter().find(|there| !there.relayed) {
+            circuit.local_ip = there.local_ip;
+        }
     }
 
     /// A connection is there: to a relay that somebody waits for, or around.
