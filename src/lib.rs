@@ -6,7 +6,7 @@
 //! ```text
 //! edges      cli → gateway → node → web, config     how people and processes reach the inside
 //! use cases  calls → locator                        the only places that combine machines
-//! machines   sip   media   overlay → store          each owns one resource behind a cloneable handle
+//! machines   sip   media   overlay → relay → store  each owns one resource behind a cloneable handle
 //! engine     dht                                    finds and keeps records among liars; pure like the rules
 //! rules      record  admission → ledger  directory  reachability    pure decisions: no async, no clock, no I/O
 //! words      clock  identity  uri  wire  telemetry  values everyone may use
@@ -29,6 +29,7 @@ pub mod dht;
 
 pub mod media;
 pub mod overlay;
+pub mod relay;
 pub mod sip;
 pub mod store;
 

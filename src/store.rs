@@ -40,6 +40,8 @@ pub enum Table {
     History,
     /// peer id → what it did, faded to a time.
     Ledger,
+    /// What was relayed for others in the current month.
+    Relay,
 }
 
 /// Key and value.
@@ -55,7 +57,7 @@ enum WhenFull {
 }
 
 impl Table {
-    pub(crate) const ALL: [Table; 7] = [
+    pub(crate) const ALL: [Table; 8] = [
         Table::Sequences,
         Table::Registrations,
         Table::Records,
@@ -63,6 +65,7 @@ impl Table {
         Table::Peers,
         Table::History,
         Table::Ledger,
+        Table::Relay,
     ];
 
     fn index(self) -> usize {
@@ -74,6 +77,7 @@ impl Table {
             Table::Peers => 4,
             Table::History => 5,
             Table::Ledger => 6,
+            Table::Relay => 7,
         }
     }
 
@@ -87,6 +91,7 @@ impl Table {
             Table::Pins => (100_000, WhenFull::Refuse),
             Table::Peers => (2_000, WhenFull::Refuse),
             Table::Ledger => (10_000, WhenFull::Refuse),
+            Table::Relay => (16, WhenFull::Refuse),
             Table::History => (50_000, WhenFull::DropFirst),
         }
     }

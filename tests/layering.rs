@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const RUNGS: &[&[&str]] = &[
     &["cli", "gateway", "node", "web", "config"],
     &["calls", "locator"],
-    &["sip", "media", "overlay", "store"],
+    &["sip", "media", "overlay", "relay", "store"],
     &["dht"],
     &["record", "admission", "ledger", "directory", "reachability"],
     &["clock", "identity", "uri", "wire", "telemetry"],
@@ -25,7 +25,9 @@ const ARROWS: &[(&str, &str)] = &[
     ("node", "web"),
     ("node", "config"),
     ("calls", "locator"),
+    ("overlay", "relay"),
     ("overlay", "store"),
+    ("relay", "store"),
     ("admission", "ledger"),
 ];
 

@@ -102,6 +102,7 @@ fn name(table: Table) -> &'static str {
         Table::Peers => "peers",
         Table::History => "history",
         Table::Ledger => "ledger",
+        Table::Relay => "relay",
     }
 }
 
