@@ -86,7 +86,7 @@ struct Common {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a public node: bootstrap and storage, no phones
+    /// Run a public node: bootstrap, storage, and voice for those who have no other path; no phones
     Relay,
     /// Run a registrar for the phones of an office
     Gateway,

@@ -14,11 +14,13 @@ use std::time::Duration;
 mod circuits;
 mod defaults;
 mod genesis;
+mod relay;
 mod types;
 
 pub use circuits::CircuitSettings;
 pub use genesis::{ChosenOverlay, OverlayChoiceError};
-pub use types::{BadValue, Listen, PortRange, Serve};
+pub use relay::RelaySettings;
+pub use types::{BadValue, Listen, PortRange, Serve, UdpPort};
 
 /// What kind of node this is: a set of defaults, not another program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -53,6 +55,8 @@ pub struct Settings {
     pub overlay: OverlaySettings,
     /// Connections passed on for others, and by others.
     pub circuits: CircuitSettings,
+    /// Voice passed on for others, and address answers.
+    pub relay: RelaySettings,
     /// Where phones register.
     pub sip: SipSettings,
     /// Voice packets.
@@ -272,6 +276,7 @@ impl Settings {
                 return out(key, "must be at least 1");
             }
         }
+        self.relay.check()?;
         self.circuits.check()
     }
 

@@ -12,6 +12,7 @@ use crate::identity::{KeyFileError, NodeSecret};
 use crate::locator::{Locator, LocatorConfig};
 use crate::media::{Media, MediaConfig};
 use crate::overlay::{CircuitLimits, CircuitsConfig, Limits, Overlay, OverlayConfig, OverlayStatus, StartError};
+use crate::relay::{Relay, RelayStartError};
 use crate::sip::{Sip, SipConfig, SipLimits, SipStartError};
 use crate::store::{Store, StoreError, Table};
 use crate::telemetry::Metrics;
@@ -26,6 +27,7 @@ use tokio::time::timeout;
 pub mod book;
 pub mod dir;
 mod port;
+mod relaying;
 pub mod run_file;
 pub mod users;
 mod watching;
@@ -84,6 +86,8 @@ pub enum NodeError {
     Store(#[from] StoreError),
     #[error("{}; {}", .0, advice(.0))]
     Listen(StartError),
+    #[error(transparent)]
+    Relay(#[from] RelayStartError),
     #[error("{0}; choose another with --sip")]
     Sip(SipStartError),
     #[error(transparent)]
@@ -119,6 +123,8 @@ pub struct Parts {
     pub sip: Sip,
     pub media: Media,
     pub calls: Calls,
+    /// Where the settings ask for one.
+    pub relay: Option<Relay>,
     pub metrics: Metrics,
 }
 
@@ -162,7 +168,8 @@ impl Node {
         } else {
             port::addresses(&settings.overlay.listen, port::kept(&dir)?)
         };
-        let overlay_config = overlay_config(&settings, &chosen, secret.clone(), listen);
+        let relay = relaying::start(&settings.relay, chosen.scope, &store, &metrics)?;
+        let overlay_config = overlay_config(&settings, &chosen, secret.clone(), listen, relay.clone());
         let (overlay, overlay_events) =
             Overlay::start(overlay_config, store.clone(), metrics.clone()).await.map_err(NodeError::Listen)?;
         let locator_config = LocatorConfig {
@@ -208,7 +215,7 @@ impl Node {
                 metrics: metrics.clone(),
             },
         );
-        let parts = Parts { store, overlay, locator, sip, media, calls, metrics };
+        let parts = Parts { store, overlay, locator, sip, media, calls, relay, metrics };
         parts.bind_restored(&registered, &directory_seen.borrow()).await;
 
         let api = match parts.start_api(&dir, &settings, &directory_seen).await {
@@ -305,6 +312,7 @@ impl Parts {
             sip: self.sip.clone(),
             media: self.media.clone(),
             calls: self.calls.clone(),
+            relay: self.relay.clone(),
             directory: directory.clone(),
             metrics: self.metrics.clone(),
             token,
@@ -319,6 +327,9 @@ impl Parts {
         let _ = timeout(STOP_LOCATOR + STOP_REST, locator).await.map_err(late("locator"));
         let _ = timeout(STOP_REST, self.sip.shutdown()).await.map_err(late("sip"));
         let _ = timeout(STOP_REST, self.overlay.shutdown()).await.map_err(late("overlay"));
+        if let Some(relay) = &self.relay {
+            let _ = timeout(STOP_REST, relay.shutdown()).await.map_err(late("relay"));
+        }
         match timeout(STOP_REST, self.store.commit()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the last writes may be lost"),
@@ -351,6 +362,7 @@ fn overlay_config(
     chosen: &ChosenOverlay,
     secret: NodeSecret,
     listen: Vec<String>,
+    relay: Option<Relay>,
 ) -> OverlayConfig {
     let overlay = &settings.overlay;
     // In a private overlay everybody may well sit on one machine: only the total counts there.
@@ -365,6 +377,7 @@ fn overlay_config(
         external: overlay.external.clone(),
         server: overlay.serve.forced(),
         circuits: circuits_config(&settings.circuits),
+        relay,
         limits: Limits {
             max_connections: overlay.max_connections,
             max_connections_per_ip: share(overlay.max_connections_per_ip),

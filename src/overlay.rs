@@ -50,6 +50,7 @@ mod publish;
 mod rates;
 mod reaching;
 mod records;
+mod relaying;
 #[cfg(test)]
 mod sample;
 mod slots;
@@ -61,6 +62,7 @@ mod visitors;
 use crate::identity::{NodeKey, NodeSecret};
 use crate::reachability::Reach;
 use crate::record::{RejectReason, ValidBundle, VerifiedPeerUser};
+use crate::relay::{CallId, Relay};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::uri::IdHash;
@@ -69,7 +71,8 @@ use actor::{Command, Target};
 use bytes::Bytes;
 pub use circuits::{CircuitLimits, CircuitsConfig};
 pub use keeping::PeerReport;
-use std::net::IpAddr;
+pub use relaying::{Allocation, RelayRefused};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -91,6 +94,8 @@ pub struct OverlayConfig {
     /// Connections that are passed on for others, and by others.
     pub circuits: CircuitsConfig,
     pub limits: Limits,
+    /// Gives ports for media to others, if there is one.
+    pub relay: Option<Relay>,
 }
 
 /// Hard bounds of a node; defaults per role in `config`.
@@ -239,6 +244,7 @@ pub struct Overlay {
     commands: mpsc::Sender<Command>,
     publishable: watch::Receiver<Vec<Vec<u8>>>,
     status: watch::Receiver<OverlayStatus>,
+    stun_servers: watch::Receiver<Vec<SocketAddr>>,
 }
 
 /// Events of a lookup that wait for their reader; fresher results replace those that do not fit.
@@ -359,6 +365,44 @@ impl Overlay {
             let commands = self.commands.clone();
             tokio::spawn(async move { commands.send(command).await });
         }
+    }
+
+    /// Asks media relays for two ports for `call` (random, not the caller's to be guessed), best one first: in another
+    /// network than this node and, where that is known, `peer`, who is the far end. Within 4 s. Cancel safe: what is given
+    /// to nobody is given back.
+    ///
+    /// # Errors
+    /// Why there are none, by the last relay that was asked.
+    pub async fn media_relay(&self, call: CallId, peer: Option<NodeKey>) -> Result<Allocation, RelayRefused> {
+        let (reply, answer) = oneshot::channel();
+        let want = relaying::Want::Allocate { call, peer, reply };
+        self.commands.send(Command::Relay(want)).await.map_err(|_| RelayRefused::Stopped)?;
+        answer.await.unwrap_or(Err(RelayRefused::Stopped))
+    }
+
+    /// Lets an allocation go on; returns it with its new end, half an hour from now or as long as the relay grants. It never
+    /// ends sooner by this.
+    ///
+    /// # Errors
+    /// Why not; it goes on until [`Allocation::until`].
+    pub async fn renew(&self, allocation: Allocation) -> Result<Allocation, RelayRefused> {
+        let (reply, answer) = oneshot::channel();
+        let want = relaying::Want::Renew { allocation, reply };
+        self.commands.send(Command::Relay(want)).await.map_err(|_| RelayRefused::Stopped)?;
+        answer.await.unwrap_or(Err(RelayRefused::Stopped))
+    }
+
+    /// Gives an allocation back. Never waits; what gets lost ends with its time.
+    pub fn release(&self, allocation: Allocation) {
+        if self.commands.try_send(Command::Relay(relaying::Want::Release { allocation })).is_err() {
+            tracing::debug!("ports of a media relay end with their time");
+        }
+    }
+
+    /// Where nodes that are known answer STUN Binding requests (RFC 8489), of different networks, at most four of each
+    /// family.
+    pub fn stun_servers(&self) -> Vec<SocketAddr> {
+        self.stun_servers.borrow().clone()
     }
 
     pub fn status(&self) -> watch::Receiver<OverlayStatus> {

@@ -18,6 +18,7 @@ mod counts;
 mod desk;
 mod driver;
 mod forward;
+pub mod message;
 mod pair;
 mod places;
 mod ports;

@@ -9,6 +9,7 @@ use crate::directory::Directory;
 use crate::locator::{Locator, PublishedStatus};
 use crate::media::{Media, MediaStatus};
 use crate::overlay::{Overlay, OverlayStatus};
+use crate::relay::{Relay, RelayStatus};
 use crate::sip::{Sip, SipStatus};
 use crate::telemetry::Metrics;
 use axum::extract::{Query, Request, State};
@@ -42,6 +43,7 @@ pub struct ApiParts {
     pub sip: Sip,
     pub media: Media,
     pub calls: Calls,
+    pub relay: Option<Relay>,
     pub directory: watch::Receiver<Arc<Directory>>,
     pub metrics: Metrics,
     /// Asked for with `Authorization: Bearer`.
@@ -61,6 +63,9 @@ pub struct Status {
     pub sip: SipStatus,
     pub media: MediaStatus,
     pub calls: CallsStatus,
+    /// What this node gives to others, in totals; absent where it relays nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayStatus>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +159,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
         sip: parts.sip.status().borrow().clone(),
         media: parts.media.status().borrow().clone(),
         calls: parts.calls.status().borrow().clone(),
+        relay: parts.relay.as_ref().map(|relay| relay.status().borrow().clone()),
     })
 }
 

@@ -5,6 +5,7 @@ use super::{Common, Outcome, first, local, recovery};
 use crate::config::Role;
 use crate::node::book::Book;
 use crate::node::{Node, NodeConfig};
+use crate::relay::{MediaFor, RelayStatus};
 use crate::uri::IdHash;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -76,6 +77,28 @@ pub(super) fn say_outbound(server: SocketAddr, overlay: &str, account: &str) {
     say(&format!("    linphone   sip:{account}@{server}, proxy sip:{server}, route sip:{server};lr"));
 }
 
+/// What an operator is about to give away.
+fn what_is_given(relay: &RelayStatus) -> String {
+    let voice = match relay.media {
+        MediaFor::Off => "voice is not relayed".to_owned(),
+        MediaFor::Members => {
+            format!("voice is relayed for those whom its users called, {} a month", size(relay.month_limit))
+        }
+        MediaFor::Anyone => {
+            let (all, used) = (size(relay.month_limit), size(relay.month_bytes));
+            format!("voice is relayed for anyone, {all} a month ({used} of it used)")
+        }
+    };
+    match relay.stun_port {
+        Some(port) => format!("{voice}; addresses are told on UDP port {port} (STUN)"),
+        None => voice,
+    }
+}
+
+fn size(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
 fn introduce(node: &Node, role: Role) -> anyhow::Result<()> {
     let info = node.info();
     let phones = Book::new(node.data_dir()).phones()?;
@@ -111,6 +134,10 @@ fn introduce(node: &Node, role: Role) -> anyhow::Result<()> {
             let shown = if reachable.is_empty() { info.listen.iter().collect() } else { reachable };
             for address in shown {
                 print(&format!("bootstrap {address}"));
+            }
+            match &node.parts().relay {
+                Some(relay) => say(&what_is_given(&relay.status().borrow())),
+                None => say("voice is not relayed and addresses are not told ([relay] in the settings)"),
             }
         }
     }

@@ -50,6 +50,19 @@ pub(super) async fn status(common: &Common) -> anyhow::Result<Outcome> {
             print(&format!("phone     {account}  {contact}"));
         }
     }
+    if status.get("relay").is_some() {
+        print(&format!(
+            "relay     {} calls for {} nodes of {} networks, {} since start; {} of {} MB of this month; media for {}, STUN port {}",
+            number("/relay/allocations"),
+            number("/relay/nodes"),
+            number("/relay/networks"),
+            number("/relay/granted"),
+            number("/relay/month_bytes") / 1_000_000,
+            number("/relay/month_limit") / 1_000_000,
+            text("/relay/media"),
+            number("/relay/stun_port"),
+        ));
+    }
     print(&format!("calls     {} active, {} since start", number("/calls/active"), number("/calls/total")));
     Ok(Outcome::Done)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     ApiSettings, BindingSettings, CallSettings, CircuitSettings, Listen, LogSettings, MediaSettings, OverlaySettings,
-    PortRange, Role, Serve, Settings, SipSettings,
+    PortRange, RelaySettings, Role, Serve, Settings, SipSettings,
 };
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -52,6 +52,7 @@ pub(super) fn of_role(role: Role) -> Settings {
             max_records: records,
         },
         circuits: CircuitSettings::of_role(role),
+        relay: RelaySettings::of_role(role),
         sip: SipSettings {
             udp: sip,
             tcp: sip,

@@ -134,6 +134,57 @@ impl fmt::Display for Serve {
     }
 }
 
+/// A UDP port, 0 for any, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpPort {
+    Off,
+    At(u16),
+}
+
+impl FromStr for UdpPort {
+    type Err = BadValue;
+    fn from_str(s: &str) -> Result<Self, BadValue> {
+        match s {
+            "off" => Ok(Self::Off),
+            _ => s.parse().map(Self::At).map_err(|_| BadValue("a port such as 3478, or \"off\"")),
+        }
+    }
+}
+
+impl fmt::Display for UdpPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(port) => port.fmt(f),
+        }
+    }
+}
+
+impl Serialize for UdpPort {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::At(port) => serializer.serialize_u16(*port),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for UdpPort {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u16),
+            Text(String),
+        }
+        match Written::deserialize(deserializer) {
+            Ok(Written::Number(port)) => Ok(Self::At(port)),
+            Ok(Written::Text(text)) => text.parse().map_err(serde::de::Error::custom),
+            Err(_) => Err(serde::de::Error::custom(BadValue("a port such as 3478, or \"off\""))),
+        }
+    }
+}
+
 macro_rules! as_text {
     ($($kind:ty),*) => {$(
         impl Serialize for $kind {

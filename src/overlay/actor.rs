@@ -46,6 +46,7 @@ pub(super) enum Command {
     SendIce { link: LinkId, bytes: Bytes },
     Close(LinkId),
     Peers(oneshot::Sender<Vec<PeerReport>>),
+    Relay(relaying::Want),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -125,6 +126,8 @@ pub(super) struct Actor {
     pub(super) slots: slots::Slots,
     pub(super) circuits: circuits::Circuits,
     pub(super) reaching: reaching::Reaching,
+    pub(super) relaying: relaying::Relaying,
+    pub(super) relay_replies: mpsc::Receiver<relaying::Ready>,
     pub(super) upkeep: upkeep::Upkeep,
 }
 
@@ -154,6 +157,7 @@ impl Actor {
                 },
                 Some(records) = self.loaded.recv() => self.load(records),
                 Some(listed) = self.lists.recv() => self.listed(listed),
+                Some(ready) = self.relay_replies.recv() => self.relay_reply(ready),
                 Some(minted) = self.minted.recv() => self.minted(minted),
                 Some(audited) = self.answers_to_audits.recv() => self.audited(audited),
                 event = self.swarm.select_next_some() => self.swarm_event(event),
@@ -201,6 +205,7 @@ impl Actor {
                 // Who asked may have gone.
                 let _ = reply.send(self.peer_reports());
             }
+            Command::Relay(want) => self.relay_wanted(want, now),
             Command::Shutdown(_) => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::identity::NodeKey;
 use crate::reachability::{Address, Transport};
+use crate::wire::{AddressScope, is_global};
 use libp2p::identity::{PublicKey, ed25519};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
@@ -41,6 +42,11 @@ pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip6(ip) => Some(ip.into()),
         _ => None,
     }
+}
+
+/// Whether packets may be sent to where somebody else says.
+pub(super) fn may_send(to: &std::net::SocketAddr, scope: AddressScope) -> bool {
+    to.port() != 0 && (scope == AddressScope::Any || is_global(to.ip()))
 }
 
 /// An address that a connection can be dialled at directly: IP, TCP or QUIC, and nothing more but a peer id.

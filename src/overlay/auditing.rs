@@ -155,6 +155,7 @@ mod tests {
             external: Vec::new(),
             server: Some(true),
             circuits: Default::default(),
+            relay: None,
             limits: Limits {
                 max_connections: 16,
                 max_connections_per_ip: 16,

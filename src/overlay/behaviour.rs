@@ -5,6 +5,7 @@ use super::fenced::{Fence, Fenced};
 use super::limits;
 use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
+use super::relaying::Relaying;
 use super::{Limits, OverlayConfig, exchange, gate, kept, link};
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
@@ -71,6 +72,8 @@ pub(super) struct Behaviour {
     /// Whether this node can be dialled: asked of others, and answered to others.
     pub(super) trying: Fenced<autonat::v2::client::Behaviour>,
     pub(super) tried: Toggle<Fenced<autonat::v2::server::Behaviour>>,
+    /// `relay/1`: ports for media.
+    pub(super) media_relays: exchange::Behaviour,
     pub(super) link: link::Behaviour,
 }
 
@@ -141,6 +144,7 @@ impl Behaviour {
             punching: fenced(dcutr::Behaviour::new(here)),
             trying: Fenced::new(Default::default(), Fence::WhereItSays, config.scope, now),
             tried: public.then(|| Fenced::new(Default::default(), Fence::WhereItCameFrom, config.scope, now)).into(),
+            media_relays: Relaying::behaviour(config),
             link: link::Behaviour::new(config.overlay, config.secret.public(), config.scope, links),
         }
     }

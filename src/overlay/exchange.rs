@@ -21,6 +21,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// Questions under way on one connection, both directions together; a muxer has 64 streams.
 const MAX_STREAMS: usize = 48;
 
+/// The same of a protocol of few questions.
+const MAX_SMALL_STREAMS: usize = 8;
+
 /// Questions of ours under way at one peer, so that it may have as many at us.
 pub(super) const WINDOW: usize = MAX_STREAMS / 2;
 
@@ -109,16 +112,35 @@ pub(super) fn client(name: StreamProtocol) -> Behaviour {
     request_response::Behaviour::with_codec(Codec::new(), [(name, ProtocolSupport::Outbound)], settings)
 }
 
+/// Another protocol of the same framing, with a question and a reply of so many bytes at most.
+pub(super) fn small(
+    name: StreamProtocol,
+    support: ProtocolSupport,
+    (max_question, max_reply): (usize, usize),
+    timeout: Duration,
+) -> Behaviour {
+    let settings = Config::default().with_request_timeout(timeout).with_max_concurrent_streams(MAX_SMALL_STREAMS);
+    let codec = Codec { max_question, max_reply, ..Codec::new() };
+    request_response::Behaviour::with_codec(codec, [(name, support)], settings)
+}
+
 /// `u32 length || bytes`, big-endian.
 #[derive(Clone, Debug)]
 pub(super) struct Codec {
+    max_question: usize,
+    max_reply: usize,
     short: Pool,
     long: Pool,
 }
 
 impl Codec {
     fn new() -> Self {
-        Self { short: Pool::new(MAX_SHORT_BYTES), long: Pool::new(MAX_PENDING_BYTES) }
+        Self {
+            max_question: MAX_QUESTION_BYTES,
+            max_reply: MAX_REPLY_BYTES,
+            short: Pool::new(MAX_SHORT_BYTES),
+            long: Pool::new(MAX_PENDING_BYTES),
+        }
     }
 
     fn pool(&self, length: usize) -> Option<&Pool> {
@@ -170,14 +192,14 @@ impl request_response::Codec for Codec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io, MAX_QUESTION_BYTES, |length| self.pool(length)).await
+        read(io, self.max_question, |length| self.pool(length)).await
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Parcel>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io, MAX_REPLY_BYTES, |_| None).await
+        read(io, self.max_reply, |_| None).await
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, question: Parcel) -> io::Result<()>

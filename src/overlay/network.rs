@@ -41,6 +41,7 @@ impl Actor {
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Store(event)) => self.store_event(event, now),
+            SwarmEvent::Behaviour(BehaviourEvent::MediaRelays(event)) => self.relay_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Link(event)) => self.link_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Relayed(event)) => self.relayed_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Relaying(event)) => self.relaying_event(event),
@@ -153,6 +154,7 @@ impl Actor {
         }
         let came = self.reaching_connected(peer, connection, endpoint, now);
         self.asking_connected(peer, connection, now);
+        self.relay_round(now);
         match endpoint {
             ConnectedPoint::Dialer { address, .. } if direct => {
                 let (address, _) = super::address::split_peer(address.clone());
@@ -205,6 +207,7 @@ impl Actor {
         let direct = self.slots.connections(&peer).contains(&connection);
         self.circuits_identified(peer, direct, &info, now);
         self.observed(connection, &info, now);
+        self.relay_identified(peer, &info, now);
         let Some(from) = self.inbound.get(&connection).and_then(ip_of) else { return };
         if !serves && !self.upkeep.is_small_and_drawn() {
             return;

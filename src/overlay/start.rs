@@ -92,7 +92,10 @@ impl Overlay {
             traffic: meter.traffic.clone(),
             rules: dialling.clone(),
         });
+        let (relaying, relay_replies, stun_servers) = relaying::Relaying::new(&config);
         let mut actor = Actor {
+            relaying,
+            relay_replies,
             kad_protocol: protocol(&config, "kad/1"),
             swarm,
             here,
@@ -153,8 +156,14 @@ impl Overlay {
         };
         actor.first_view();
         tokio::spawn(actor.run());
-        let handle =
-            Overlay { node, scope: config.scope, commands, publishable: publishable_receiver, status: status_receiver };
+        let handle = Overlay {
+            node,
+            scope: config.scope,
+            commands,
+            publishable: publishable_receiver,
+            status: status_receiver,
+            stun_servers,
+        };
         Ok((handle, event_receiver))
     }
 }

@@ -141,6 +141,7 @@ impl Actor {
         self.reached_anew(now);
         self.walks(now);
         self.asking_round(now);
+        self.relay_round(now);
         self.fill_slots(now);
         self.probe_table(now);
         self.keep_up(now);

@@ -2,7 +2,6 @@
 //! an answer is at most one and a half times what the request was on the wire, so that nobody is flooded by it.
 
 use super::counts::Counts;
-use super::pair::OVERHEAD;
 use super::places::Places;
 use super::socket::Socket;
 use crate::admission::{Bucket, PerSource, Rate, Subnet};
@@ -46,9 +45,15 @@ impl Answers {
             return None;
         }
         let reply = stun::binding_reply(&id, from);
-        let fits = (reply.len() + OVERHEAD) * 2 <= (datagram.len() + OVERHEAD) * 3;
+        let headers = headers(from);
+        let fits = (reply.len() + headers) * 2 <= (datagram.len() + headers) * 3;
         fits.then_some(reply)
     }
+}
+
+/// Bytes that stand before a datagram on the wire: IP and UDP.
+fn headers(at: SocketAddr) -> usize {
+    if at.ip().to_canonical().is_ipv4() { 28 } else { 48 }
 }
 
 /// Until it is aborted.
@@ -92,7 +97,8 @@ mod tests {
             for request in [&bare, &stun::binding_request(&[7; 12])] {
                 let reply = answers.answer(request, from, now).unwrap();
                 assert_eq!(stun::parse_reply(&reply, &[7; 12]), Some(from));
-                assert!((reply.len() + 28) as f64 <= 1.5 * (request.len() + 28) as f64);
+                let headers = if from.is_ipv4() { 28 } else { 48 };
+                assert!((reply.len() + headers) as f64 <= 1.5 * (request.len() + headers) as f64);
             }
         }
         for junk in [&bare[..19], &[][..], &[0x80; 40], &stun::binding_reply(&[7; 12], "8.8.8.8:1".parse().unwrap())] {

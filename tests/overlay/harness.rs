@@ -6,6 +6,7 @@ use peerline::overlay::{
     CircuitsConfig, Limits, LookupEvent, LookupReport, Overlay, OverlayConfig, OverlayEvent, OverlayStatus, StartError,
 };
 use peerline::record::{self, EntryDraft, Judge, UserHeader, ValidBundle};
+use peerline::relay::Relay;
 use peerline::store::Store;
 use peerline::telemetry::Metrics;
 use peerline::uri::IdHash;
@@ -39,6 +40,7 @@ pub struct Setup {
     pub overlay: OverlayId,
     pub limits: Limits,
     pub circuits: CircuitsConfig,
+    pub relay: Option<Relay>,
 }
 
 impl Default for Setup {
@@ -57,6 +59,7 @@ impl Default for Setup {
                 max_records: 10_000,
             },
             circuits: CircuitsConfig::default(),
+            relay: None,
         }
     }
 }
@@ -79,6 +82,7 @@ pub async fn start(bootstrap: &[String], setup: &Setup) -> Result<(Overlay, mpsc
         external: Vec::new(),
         server: setup.server,
         circuits: setup.circuits.clone(),
+        relay: setup.relay.clone(),
         limits: setup.limits.clone(),
     };
     Overlay::start(config, setup.store.clone(), Metrics::default()).await

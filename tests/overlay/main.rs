@@ -12,6 +12,7 @@ mod harness;
 mod liars;
 mod losses;
 mod meeting;
+mod relaying;
 mod restarts;
 mod stranger;
 mod strangers;

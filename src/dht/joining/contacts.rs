@@ -72,6 +72,11 @@ impl Contacts {
         self.known.push(contact);
     }
 
+    /// Whether somebody whom users of this node called was met there.
+    pub fn knows(&self, node: &NodeKey) -> bool {
+        self.known.iter().any(|contact| contact.nodes.iter().any(|(other, _)| other == node))
+    }
+
     /// Nodes to be followed on the way in: of those met last, the latest node of each first.
     pub fn leads(&self) -> Vec<(NodeKey, Vec<Address>)> {
         let ranks = (0..NODES).flat_map(|rank| self.known.iter().rev().filter_map(move |c| c.nodes.get(rank)));
@@ -169,6 +174,7 @@ mod tests {
         let rows = book.rows();
         let again = Contacts::from_rows(rows.iter().map(|(user, row)| (*user, row.as_slice())));
         assert_eq!(again.known, book.known);
+        assert!(book.knows(&NodeKey([5; 32])) && !book.knows(&NodeKey([2; 32])), "the latest three of each");
         assert_eq!(book.leads().iter().map(|(node, _)| node.0[0]).collect::<Vec<_>>(), [4, 1, 5, 3]);
         let longest = rows.iter().map(|(_, row)| row).max_by_key(|row| row.len()).unwrap();
         for cut in 0..longest.len() {

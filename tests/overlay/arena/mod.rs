@@ -200,5 +200,6 @@ fn setup(ip: Ipv4Addr, secret: NodeSecret, server: bool, overlay: OverlayId) -> 
         listen: vec![listen_at(ip, Transport::Quic)],
         limits: limits(),
         circuits: Default::default(),
+        relay: None,
     }
 }

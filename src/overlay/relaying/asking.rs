@@ -1,0 +1,286 @@
+//! Asking media relays: which ones there are, and ports for a call of this node.
+
+use super::choice::{Here, Known};
+use super::{Actor, address, peer_named};
+use crate::admission::Subnet;
+use crate::clock::UnixMillis;
+use crate::identity::NodeKey;
+use crate::ledger::Fact;
+use crate::overlay::address::node_of;
+use crate::relay::message::{Reply, Request};
+use crate::relay::{CallId, Refusal};
+use bytes::Bytes;
+use libp2p::PeerId;
+use libp2p::request_response::OutboundRequestId;
+use libp2p::swarm::ConnectionId;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+
+/// Asked for at once. A caller renews in time; who crashes leaves ports in use for so long.
+const SECONDS: u32 = 1_800;
+
+/// From the wish to the last answer, dials included.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Wishes at a time: each is a call that begins, goes on or ends.
+const MAX_WISHES: usize = 256;
+
+/// Two ports on a relay: what comes to one goes out of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    pub call: CallId,
+    /// Who relays.
+    pub relay: NodeKey,
+    /// Where this node sends to and hears from.
+    pub ours: SocketAddr,
+    /// Where the far end does: its `relayed` candidate.
+    pub theirs: SocketAddr,
+    /// The same in the other family, if the relay has both.
+    pub theirs_too: Option<SocketAddr>,
+    /// It ends then, unless it is renewed.
+    pub until: UnixMillis,
+    /// Both directions together, headers counted.
+    pub max_bits_per_second: u32,
+}
+
+/// Why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RelayRefused {
+    #[error("no media relay is known")]
+    NoRelay,
+    /// By the last one that was asked.
+    #[error("refused by the relay: {0}")]
+    Refused(Refusal),
+    #[error("no media relay answers")]
+    Unreachable,
+    #[error("the overlay is stopping")]
+    Stopped,
+}
+
+/// What a call wants of a relay.
+#[derive(Debug)]
+pub enum Want {
+    Allocate { call: CallId, peer: Option<NodeKey>, reply: oneshot::Sender<Result<Allocation, RelayRefused>> },
+    Renew { allocation: Allocation, reply: oneshot::Sender<Result<Allocation, RelayRefused>> },
+    Release { allocation: Allocation },
+}
+
+impl Want {
+    fn request(&self) -> Request {
+        match self {
+            Self::Allocate { call, peer, .. } => Request::Allocate { call: *call, seconds: SECONDS, peer: *peer },
+            Self::Renew { allocation, .. } => Request::Renew { call: allocation.call, seconds: SECONDS },
+            Self::Release { allocation } => Request::Release { call: allocation.call },
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self {
+            Self::Allocate { reply, .. } | Self::Renew { reply, .. } => !reply.is_closed(),
+            Self::Release { .. } => true,
+        }
+    }
+
+    /// Who asked may have gone.
+    fn failed(self, why: RelayRefused) {
+        match self {
+            Self::Allocate { reply, .. } | Self::Renew { reply, .. } => drop(reply.send(Err(why))),
+            Self::Release { .. } => {}
+        }
+    }
+}
+
+/// A wish, and who may still fulfil it.
+#[derive(Debug)]
+struct Wish {
+    want: Want,
+    candidates: Vec<PeerId>,
+    until: Instant,
+    last: RelayRefused,
+}
+
+enum Sent {
+    Where,
+    Wish(Wish),
+}
+
+pub(in crate::overlay) struct Asking {
+    known: Known,
+    sent: HashMap<OutboundRequestId, Sent>,
+    /// Nobody whom they may ask is connected yet.
+    waiting: Vec<Wish>,
+    servers: watch::Sender<Vec<SocketAddr>>,
+}
+
+impl Asking {
+    pub(super) fn new(servers: watch::Sender<Vec<SocketAddr>>) -> Self {
+        Self { known: Known::default(), sent: HashMap::new(), waiting: Vec::new(), servers }
+    }
+
+    fn tell_servers(&self) {
+        let servers = self.known.stun_servers();
+        self.servers.send_if_modified(|told| std::mem::replace(told, servers.clone()) != servers);
+    }
+}
+
+impl Actor {
+    /// A peer speaks `relay/1`.
+    pub(super) fn relay_found(&mut self, peer: PeerId, now: Instant) {
+        if self.relaying.asking.known.wants(&peer, now) {
+            self.relay_send(peer, &Request::Where, Sent::Where);
+        }
+    }
+
+    /// A peer does not.
+    pub(super) fn relay_lost(&mut self, peer: &PeerId) {
+        self.relaying.asking.known.forget(peer);
+        self.relaying.asking.tell_servers();
+    }
+
+    fn relay_send(&mut self, peer: PeerId, request: &Request, sent: Sent) {
+        let id = self.swarm.behaviour_mut().media_relays.send_request(&peer, request.encode().into());
+        self.relaying.asking.sent.insert(id, sent);
+    }
+
+    /// A call wants something.
+    pub(in crate::overlay) fn relay_wanted(&mut self, want: Want, now: Instant) {
+        let asking = &self.relaying.asking;
+        if asking.sent.len() + asking.waiting.len() >= MAX_WISHES {
+            self.meter.refuse("own: too many wishes of relays".into());
+            return want.failed(RelayRefused::Unreachable);
+        }
+        let candidates = match &want {
+            Want::Allocate { call, peer, .. } => {
+                let far = peer.and_then(|peer| self.relay_address_of(&peer)).map(Subnet::of);
+                asking.known.candidates(call, far, |peer| self.swarm.is_connected(peer))
+            }
+            Want::Renew { allocation, .. } | Want::Release { allocation } => {
+                peer_named(&allocation.relay).into_iter().collect()
+            }
+        };
+        let last = if candidates.is_empty() { RelayRefused::NoRelay } else { RelayRefused::Unreachable };
+        for peer in candidates.iter().take(2) {
+            // Who is connected is not dialled.
+            if let Some(address) = self.relaying.asking.known.dialled(peer).cloned() {
+                self.dial_known(*peer, vec![address]);
+            }
+        }
+        self.relay_go_on(Wish { want, candidates, until: now + PATIENCE, last }, now);
+    }
+
+    /// Asks the next one that is connected, or waits for one.
+    fn relay_go_on(&mut self, mut wish: Wish, now: Instant) {
+        if !wish.want.is_wanted() {
+            return;
+        }
+        match wish.candidates.iter().position(|peer| self.swarm.is_connected(peer)) {
+            Some(at) if now < wish.until => {
+                let peer = wish.candidates.remove(at);
+                let request = wish.want.request();
+                self.relay_send(peer, &request, Sent::Wish(wish));
+            }
+            None if now < wish.until && !wish.candidates.is_empty() => self.relaying.asking.waiting.push(wish),
+            Some(_) | None => wish.want.failed(wish.last),
+        }
+    }
+
+    /// Somebody was connected, or time has passed.
+    pub(in crate::overlay) fn relay_round(&mut self, now: Instant) {
+        for wish in std::mem::take(&mut self.relaying.asking.waiting) {
+            self.relay_go_on(wish, now);
+        }
+    }
+
+    pub(super) fn relay_unanswered(&mut self, peer: PeerId, id: OutboundRequestId, now: Instant) {
+        match self.relaying.asking.sent.remove(&id) {
+            Some(Sent::Wish(wish)) => self.relay_go_on(wish, now),
+            // It is asked again when it says again what it speaks.
+            Some(Sent::Where) | None => tracing::trace!(%peer, "no answer of a relay"),
+        }
+    }
+
+    pub(super) fn relay_answered(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        id: OutboundRequestId,
+        bytes: Bytes,
+        now: Instant,
+    ) {
+        let Some(sent) = self.relaying.asking.sent.remove(&id) else { return };
+        let ip = self.address_of(&peer, connection);
+        let reply = Reply::decode(bytes);
+        match (sent, reply) {
+            (Sent::Where, Ok(Reply::Here { observed, stun_port, media })) => {
+                let Some(ip) = ip else { return };
+                let dialled = self.peers.dialled_at(&peer).cloned();
+                let here = Here { ip: ip.to_canonical(), observed, stun: stun_port, media };
+                self.relaying.asking.known.told(peer, here, dialled, now);
+                self.relaying.asking.tell_servers();
+            }
+            (Sent::Wish(mut wish), Ok(Reply::Refused(why))) => {
+                wish.last = RelayRefused::Refused(why);
+                self.relay_go_on(wish, now);
+            }
+            (Sent::Wish(Wish { want: Want::Allocate { call, reply, .. }, .. }), Ok(Reply::Given { .. }))
+                if reply.is_closed() =>
+            {
+                // Nobody wants it any more.
+                let request = Request::Release { call };
+                // Whether it comes back is all the same.
+                let _ = self.swarm.behaviour_mut().media_relays.send_request(&peer, request.encode().into());
+            }
+            (
+                Sent::Wish(Wish { want: Want::Allocate { call, reply, peer: far }, candidates, until, last }),
+                Ok(Reply::Given { ours, theirs, seconds, bits_per_second }),
+            ) => {
+                // Only at itself: a relay sends us to no third party.
+                let itself = |all: &[SocketAddr]| all.iter().find(|at| ip.is_some_and(|ip| same(at, ip))).copied();
+                match (node_of(&peer), itself(&ours), itself(&theirs)) {
+                    (Some(relay), Some(ours), Some(at)) => {
+                        let other = theirs.iter().find(|other| other.is_ipv4() != at.is_ipv4()).copied();
+                        let until = UnixMillis(UnixMillis::now().0 + u64::from(seconds) * 1_000);
+                        let allocation = Allocation {
+                            call,
+                            relay,
+                            ours,
+                            theirs: at,
+                            theirs_too: other.filter(|other| address::may_send(other, self.scope)),
+                            until,
+                            max_bits_per_second: bits_per_second,
+                        };
+                        let _ = reply.send(Ok(allocation));
+                    }
+                    _ => {
+                        self.relay_lied(peer, now);
+                        let want = Want::Allocate { call, reply, peer: far };
+                        self.relay_go_on(Wish { want, candidates, until, last }, now);
+                    }
+                }
+            }
+            (Sent::Wish(Wish { want: Want::Renew { allocation, reply }, .. }), Ok(Reply::Renewed { seconds })) => {
+                let until = UnixMillis(UnixMillis::now().0 + u64::from(seconds) * 1_000);
+                let _ = reply.send(Ok(Allocation { until, ..allocation }));
+            }
+            (Sent::Wish(Wish { want: Want::Release { .. }, .. }), Ok(Reply::Released)) => {}
+            (Sent::Where, _) => self.relay_lied(peer, now),
+            (Sent::Wish(wish), _) => {
+                self.relay_lied(peer, now);
+                self.relay_go_on(wish, now);
+            }
+        }
+    }
+
+    /// A reply that makes no sense.
+    fn relay_lied(&mut self, peer: PeerId, now: Instant) {
+        self.meter.refuse("relay: a reply that makes no sense".into());
+        self.ledger.note(peer, Fact::Refused, now);
+        self.relay_lost(&peer);
+    }
+}
+
+fn same(at: &SocketAddr, ip: std::net::IpAddr) -> bool {
+    at.ip().to_canonical() == ip.to_canonical()
+}
