@@ -211,7 +211,9 @@ impl Actor {
     }
 
     fn connect(&mut self, to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>>) {
-        let addresses = to.addresses.into_iter().filter_map(|bytes| Multiaddr::try_from(bytes).ok());
+        let mut addresses: Vec<_> =
+            to.addresses.into_iter().filter_map(|bytes| Multiaddr::try_from(bytes).ok()).collect();
+        addresses.extend(self.ways_known(&addresses));
         let now = Instant::now();
         // A host is tried once by QUIC and once by TCP: it may be one that never asked for it.
         let mut tried = HashSet::new();
@@ -225,7 +227,7 @@ impl Actor {
             let first = through.is_some() || once(address);
             first && self.may_dial(place) && self.dialling.call(place, now)
         };
-        let addresses: Vec<Multiaddr> = addresses.filter(|address| may(address)).collect();
+        addresses.retain(|address| may(address));
         let links = &mut self.swarm.behaviour_mut().link;
         let link = links.connect(to.local, to.remote, to.node, addresses, to.deadline);
         if links.is_up(link) {

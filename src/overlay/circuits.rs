@@ -19,7 +19,7 @@ pub(super) use through::Through;
 
 use super::actor::Actor;
 use super::address::{ip_of, node_of, to_multiaddr, to_plain};
-use crate::reachability::{Address, Kind, MAX_ADDRESSES};
+use crate::reachability::{Address, Kind, MAX_ADDRESSES, Transport};
 use crate::wire::{AddressScope, is_global};
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
@@ -28,8 +28,8 @@ use libp2p::{Multiaddr, PeerId, identify};
 use reserving::Step;
 use std::time::{Duration, Instant};
 
-/// Circuit addresses in a record: two relays, by QUIC and by TCP.
-const MAX_CIRCUITS: usize = 4;
+/// Circuit addresses in a record: two relays, by QUIC and by TCP, and by the other family.
+const MAX_CIRCUITS: usize = 6;
 
 /// Connections that are passed on for others, and by others.
 #[derive(Clone, Debug, Default)]
@@ -228,16 +228,35 @@ impl Actor {
         direct.map(|address| to_multiaddr(address).to_vec()).chain(circuits).collect()
     }
 
-    /// A relay where we reached it, and by the other transport at the same host, if its card says so: who dials may have no
-    /// UDP.
+    /// A relay where we reached it; and as its card says, by the other transport at the same host, and by TCP of the other
+    /// family: who dials may have no UDP, or no IPv4.
     fn ways_to(&self, through: &Through) -> Vec<Through> {
         let Some(at) = to_plain(&through.at) else { return Vec::new() };
-        let card = node_of(&through.relay).and_then(|node| self.table.get(&node).cloned());
-        let other = card.and_then(|card| {
-            card.addresses.iter().find(|other| other.ip == at.ip && other.transport != at.transport).copied()
-        });
-        let other = other.map(|other| Through { relay: through.relay, at: to_multiaddr(&other) });
-        [through.clone()].into_iter().chain(other).collect()
+        let card = self.said_by(&through.relay);
+        let beside = card.iter().find(|other| other.ip == at.ip && other.transport != at.transport);
+        let other = |other: &&Address| other.ip.is_ipv4() != at.ip.is_ipv4() && other.transport == Transport::Tcp;
+        let ways = beside.into_iter().chain(card.iter().find(other));
+        let ways = ways.map(|way| Through { relay: through.relay, at: to_multiaddr(way) });
+        [through.clone()].into_iter().chain(ways).collect()
+    }
+
+    /// Where a node says that it is, by its signed card.
+    fn said_by(&self, peer: &PeerId) -> Vec<Address> {
+        let card = node_of(peer).and_then(|node| self.table.get(&node).cloned());
+        card.map(|card| card.addresses.clone()).unwrap_or_default()
+    }
+
+    /// Where this node itself knows the relays in `addresses` to be: who is called may have named what is no use here.
+    pub(super) fn ways_known(&self, addresses: &[Multiaddr]) -> Vec<Multiaddr> {
+        let mut relays: Vec<PeerId> = addresses.iter().filter_map(Through::read).map(|way| way.relay).collect();
+        relays.sort_unstable();
+        relays.dedup();
+        let known = |relay: PeerId| {
+            let reached = self.peers.addresses(&relay).to_vec();
+            let places = reached.into_iter().chain(self.said_by(&relay).into_iter().map(|at| to_multiaddr(&at)));
+            places.map(move |at| Through { relay, at }.address())
+        };
+        relays.into_iter().take(MAX_CIRCUITS).flat_map(known).filter(|way| !addresses.contains(way)).collect()
     }
 
     /// Where this node is reached through others, as others would write it.

@@ -23,6 +23,8 @@ struct Seen {
     by: Option<IpAddr>,
     /// From or to a port at which we listen.
     listening: bool,
+    /// Where the far end sees us.
+    here: Option<IpAddr>,
 }
 
 pub(super) struct Reaching {
@@ -62,7 +64,7 @@ impl Actor {
         let by = if endpoint.is_relayed() { None } else { ip_of(endpoint.get_remote_address()) };
         let listening = !matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::New, .. });
         let punched = self.reaching.is_relayed(&peer);
-        self.reaching.connections.insert(connection, Seen { peer, by, listening });
+        self.reaching.connections.insert(connection, Seen { peer, by, listening, here: None });
         let Some(by) = by else { return false };
         match endpoint {
             ConnectedPoint::Dialer { address, .. } => {
@@ -87,11 +89,14 @@ impl Actor {
 
     /// A peer says where it sees us. Its raw word: the port that a router gave us is what others have to write to.
     pub(super) fn observed(&mut self, connection: ConnectionId, info: &identify::Info, now: Instant) {
-        let Some(Seen { by: Some(by), listening: true, .. }) = self.reaching.connections.get(&connection) else {
+        let (Some(connection), Some(seen)) =
+            (self.reaching.connections.get_mut(&connection), to_plain(&info.observed_addr))
+        else {
             return;
         };
-        if let Some(seen) = to_plain(&info.observed_addr) {
-            self.reaching.picture.seen(*by, seen, now);
+        connection.here = Some(seen.ip.to_canonical());
+        if let Seen { by: Some(by), listening: true, .. } = *connection {
+            self.reaching.picture.seen(by, seen, now);
             self.reached_anew(now);
         }
     }
@@ -104,11 +109,16 @@ impl Actor {
 
     /// A server tried one of our addresses.
     pub(super) fn tried(&mut self, event: &autonat::v2::client::Event, now: Instant) {
-        let by = self.reaching.connections.values().find(|seen| seen.peer == event.server).and_then(|seen| seen.by);
-        let (Some(by), Some(at)) = (by, to_plain(&event.tested_addr)) else { return };
-        match event.result {
-            Ok(()) => self.reaching.picture.reached(by, at, now),
-            Err(_) => self.reaching.picture.missed(by, at, now),
+        let Some(at) = to_plain(&event.tested_addr) else { return };
+        let server =
+            || self.reaching.connections.values().filter(|seen| seen.peer == event.server && seen.by.is_some());
+        // A server dials nobody but who asks: that it did not reach another address of ours says nothing.
+        let asked_from = server().find(|seen| seen.here == Some(at.ip.to_canonical())).and_then(|seen| seen.by);
+        let by = server().find_map(|seen| seen.by);
+        match (&event.result, by, asked_from) {
+            (Ok(()), Some(by), _) => self.reaching.picture.reached(by, at, now),
+            (Err(_), _, Some(by)) => self.reaching.picture.missed(by, at, now),
+            (Ok(()), None, _) | (Err(_), _, None) => return,
         }
         tracing::debug!(server = %event.server, address = %event.tested_addr, works = event.result.is_ok(), "tried");
         self.upkeep.addresses_changed = true;

@@ -25,9 +25,9 @@ const MAX_VOICES: usize = 16;
 /// Addresses offered for hole punching.
 const MAX_CANDIDATES: usize = 6;
 
-/// Without an answer to whether it can be dialled, a node with a public address waits this long until it takes it that it
-/// cannot be: a firewall is as likely as none.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A node with a public address is given this long to be dialled by others until it is taken to be behind a firewall, which
+/// most are. It can be found to be public later.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Connections over TCP and failures of QUIC, in different networks, after which UDP is taken for blocked.
 const NO_UDP: usize = 3;
@@ -42,6 +42,8 @@ pub enum Kind {
     Public,
     /// Others see it at an address that none of its interfaces has.
     BehindNat,
+    /// It has a public address, and nodes of two networks tried to dial it in vain.
+    Firewalled,
 }
 
 /// How a NAT gives ports to packets that leave (RFC 4787 §4.1).
@@ -304,6 +306,9 @@ impl Picture {
             Kind::Public
         } else if self.is_translated(now) {
             Kind::BehindNat
+        } else if self.own.iter().any(|own| is_global(own.ip) && self.is_dead(own, now)) && self.confirmed_by(now) == 0
+        {
+            Kind::Firewalled
         } else {
             Kind::Unknown
         }
@@ -313,7 +318,7 @@ impl Picture {
     pub fn wants_relays(&self, now: Instant) -> bool {
         match self.kind(now) {
             Kind::Public => false,
-            Kind::BehindNat => true,
+            Kind::BehindNat | Kind::Firewalled => true,
             Kind::Unknown => {
                 // A firewall, perhaps. Where private addresses count, everybody is taken to be in reach.
                 let waited = now.saturating_duration_since(self.own_since) >= PATIENCE;

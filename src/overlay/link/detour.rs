@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Relays of a node that are tried, and addresses of each.
 const MAX_DETOURS: usize = 3;
-const MAX_PLACES: usize = 4;
+const MAX_PLACES: usize = 6;
 
 /// A relay that is not connected by then is not there.
 const CONNECTING: Duration = Duration::from_secs(6);

@@ -89,6 +89,7 @@ fn a_firewalled_server_finds_out_in_time_and_does_not_publish_what_is_dead() {
     assert!(!picture.is_dead(&at("9.9.9.9", Quic, 4001), now), "one network may be cut off itself");
     picture.missed(ip("6.6.6.6"), at("9.9.9.9", Quic, 4001), now);
     assert!(picture.is_dead(&at("9.9.9.9", Quic, 4001), now));
+    assert!(picture.kind(now) == Kind::Firewalled && picture.wants_relays(now));
     picture.reached(ip("5.5.5.5"), at("9.9.9.9", Quic, 4001), now);
     assert!(!picture.is_dead(&at("9.9.9.9", Quic, 4001), now));
     let mut told = Picture::new(AddressScope::Global, true, now);
