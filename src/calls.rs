@@ -76,7 +76,8 @@ pub struct CallRecord {
     pub lookup_ms: Option<u64>,
     pub ring_ms: Option<u64>,
     pub answer_ms: Option<u64>,
-    /// "local"; between nodes "direct" or "relayed", as the sound went last; "echo"; empty when nobody answered.
+    /// "local"; between nodes "direct", "relayed" or (on a stream beside the signalling)
+    /// "fallback", as the sound went last; "echo"; empty when nobody answered.
     pub path: String,
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `sdp`, `gate`, `latch`, `packet` and `srtp` are pure; `stream` drives sockets, [`MediaLeg`] negotiates. Between nodes
-//! `ice` finds the path that packets take, and looks for another one when it fails.
+//! `ice` finds the path that packets take, and looks for another one when it fails; `framed` carries them where there is none.
 
 use crate::telemetry::Metrics;
 use gate::Reason;
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 pub mod audio;
 
+mod framed;
 mod gate;
 mod ice;
 mod latch;
@@ -35,6 +36,7 @@ mod sdp;
 mod srtp;
 mod stream;
 
+pub use framed::Duplex;
 pub use ice::{CallId, Relay, Surroundings};
 pub use leg::{MediaLeg, Paths};
 
@@ -98,6 +100,8 @@ pub enum PathKind {
     Direct,
     /// On one that was found, by way of a relay.
     Relayed,
+    /// On a stream of bytes beside the signalling: no UDP gets through.
+    Fallback,
 }
 
 impl PathKind {
@@ -106,6 +110,7 @@ impl PathKind {
         match self {
             PathKind::Stated | PathKind::Direct => "direct",
             PathKind::Relayed => "relayed",
+            PathKind::Fallback => "fallback",
         }
     }
 }

@@ -30,6 +30,7 @@ mod disk;
 mod exchange;
 mod feelers;
 mod fenced;
+mod framed;
 mod gate;
 mod intake;
 mod joining;
@@ -70,6 +71,7 @@ use crate::wire::{AddressScope, OverlayId};
 use actor::{Command, Target};
 use bytes::Bytes;
 pub use circuits::{CircuitLimits, CircuitsConfig};
+pub use framed::Pipe;
 pub use keeping::PeerReport;
 pub use relaying::{Allocation, RelayRefused};
 use std::net::{IpAddr, SocketAddr};
@@ -148,6 +150,8 @@ pub enum OverlayEvent {
     LinkIce { link: LinkId, bytes: Bytes },
     /// The link is gone; nothing more comes on it.
     LinkDown { link: LinkId, reason: String },
+    /// A node that has a link with us opened a stream of bytes for a call that was named on that link.
+    MediaPipe { node: NodeKey, call: [u8; 16], pipe: Pipe },
     /// Our publishable addresses changed (binary multiaddrs).
     AddressesChanged(Vec<Vec<u8>>),
 }
@@ -356,6 +360,20 @@ impl Overlay {
             mpsc::error::TrySendError::Full(_) => LinkError::Full,
             mpsc::error::TrySendError::Closed(_) => LinkError::Stopped,
         })
+    }
+
+    /// Opens a stream of bytes to a node that we are linked with, for packets of a call that find no other way, and says
+    /// which call it is for. Cancel safe: dropping the future closes the stream.
+    ///
+    /// # Errors
+    /// `Unreachable` when there is no connection or the far end does not take it; `Timeout` after 5 s.
+    pub async fn media_pipe(&self, node: NodeKey, call: [u8; 16]) -> Result<Pipe, LinkError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::MediaPipe { node, reply }).await.map_err(|_| LinkError::Stopped)?;
+        let opened = tokio::time::timeout(framed::NAME_TIMEOUT, answer).await.map_err(|_| LinkError::Timeout)?;
+        let mut pipe = opened.map_err(|_| LinkError::Unreachable)?;
+        pipe.name(&call).await.map_err(|_| LinkError::Unreachable)?;
+        Ok(pipe)
     }
 
     /// Closes a link after what is queued; `LinkDown` follows.

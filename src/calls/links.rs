@@ -2,7 +2,9 @@
 //! holds the overlay back rather than filling memory.
 
 use super::paths::Meetings;
+use crate::identity::NodeKey;
 use crate::locator::Locator;
+use crate::media::CallId;
 use crate::overlay::{LinkId, Overlay, OverlayEvent};
 use crate::record::VerifiedPeerUser;
 use crate::sip::{Sip, TrunkId};
@@ -21,6 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct LinkInfo {
     pub local: IdHash,
     pub remote: IdHash,
+    pub node: NodeKey,
     pub local_ip: IpAddr,
     pub remote_ip: IpAddr,
 }
@@ -52,6 +55,11 @@ impl Links {
         let entry = open.get_mut(&link)?;
         entry.uses += 1;
         Some((entry.info, LinkUse { links: self.clone(), link }))
+    }
+
+    /// Who is at the far end.
+    pub(super) fn node(&self, link: LinkId) -> Option<NodeKey> {
+        self.lock().get(&link).map(|entry| entry.info.node)
     }
 
     /// Waits for the trunk of a link that the overlay has just opened; forever if it never comes.
@@ -94,12 +102,15 @@ impl Links {
                     }
                     let uri = |id| UserUri { id, overlay: overlay_name() }.to_string();
                     sip.trunk_up(TrunkId(link.0), uri(local), uri(remote.id)).await;
-                    self.up(link, LinkInfo { local, remote: remote.id, local_ip, remote_ip });
+                    self.up(link, LinkInfo { local, remote: remote.id, node: remote.node, local_ip, remote_ip });
                 }
                 Some(OverlayEvent::LinkMessage { link, message }) => {
                     sip.trunk_receive(TrunkId(link.0), message).await;
                 }
                 Some(OverlayEvent::LinkIce { link, bytes }) => self.meetings.deliver(link, bytes),
+                Some(OverlayEvent::MediaPipe { node, call, pipe }) => {
+                    self.meetings.take_pipe(node, CallId(call), Box::pin(pipe));
+                }
                 Some(OverlayEvent::LinkDown { link, reason }) => {
                     self.meetings.down(link);
                     tracing::debug!(link = link.0, %reason, "link down");
@@ -153,7 +164,13 @@ mod tests {
 
     fn info() -> LinkInfo {
         let local_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        LinkInfo { local: IdHash([1; 22]), remote: IdHash([2; 22]), local_ip, remote_ip: local_ip }
+        LinkInfo {
+            local: IdHash([1; 22]),
+            remote: IdHash([2; 22]),
+            node: NodeKey([3; 32]),
+            local_ip,
+            remote_ip: local_ip,
+        }
     }
 
     #[tokio::test]

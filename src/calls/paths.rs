@@ -2,13 +2,15 @@
 //! need to find paths.
 
 use super::Shared;
-use crate::media::{CallId, MediaLeg, Paths, Relay, Surroundings};
+use crate::identity::NodeKey;
+use crate::media::{CallId, Duplex, MediaLeg, Paths, Relay, Surroundings};
 use crate::overlay::{LinkId, Overlay};
 use crate::wire::AddressScope;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,7 @@ pub(super) struct Meetings {
 
 #[derive(Default)]
 struct Table {
-    open: HashMap<(LinkId, CallId), Paths>,
+    open: HashMap<(LinkId, CallId), (Paths, NodeKey)>,
     early: VecDeque<(LinkId, CallId, Bytes, Instant)>,
 }
 
@@ -37,7 +39,7 @@ pub(super) struct Meeting {
 
 impl Meetings {
     /// The call of this leg, which has had its first description, is on `link`.
-    pub(super) fn meet(self: &Arc<Self>, link: LinkId, media: &MediaLeg) -> Option<Meeting> {
+    pub(super) fn meet(self: &Arc<Self>, link: LinkId, node: NodeKey, media: &MediaLeg) -> Option<Meeting> {
         let key = (link, media.call()?);
         let paths = media.paths();
         let early = {
@@ -46,7 +48,7 @@ impl Meetings {
             if table.open.contains_key(&key) {
                 return None;
             }
-            table.open.insert(key, paths.clone());
+            table.open.insert(key, (paths.clone(), node));
             let (early, rest) =
                 std::mem::take(&mut table.early).into_iter().partition(|(link, call, ..)| (*link, *call) == key);
             table.early = rest;
@@ -62,7 +64,7 @@ impl Meetings {
         let Some(call) = CallId::of(&bytes) else { return };
         let paths = {
             let mut table = self.lock();
-            let paths = table.open.get(&(link, call)).cloned();
+            let paths = table.open.get(&(link, call)).map(|(paths, _)| paths.clone());
             if paths.is_none() {
                 table.keep(link, call, bytes.clone(), Instant::now());
             }
@@ -70,6 +72,18 @@ impl Meetings {
         };
         if let Some(paths) = paths {
             paths.deliver(&bytes);
+        }
+    }
+
+    /// `node` opened a stream of bytes for a call. It goes to nobody if that is no call with this node.
+    pub(super) fn take_pipe(&self, node: NodeKey, call: CallId, pipe: Pin<Box<dyn Duplex>>) {
+        let paths = {
+            let table = self.lock();
+            let mut open = table.open.iter();
+            open.find(|((_, of), (_, with))| *of == call && *with == node).map(|(_, (paths, _))| paths.clone())
+        };
+        if let Some(paths) = paths {
+            paths.take_pipe(pipe);
         }
     }
 
@@ -102,6 +116,7 @@ impl Drop for Meeting {
 struct OnLink {
     overlay: Overlay,
     link: LinkId,
+    node: NodeKey,
 }
 
 impl Surroundings for OnLink {
@@ -120,6 +135,15 @@ impl Surroundings for OnLink {
         Box::pin(std::future::ready(None))
     }
 
+    fn pipe(&self, call: CallId) -> BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>> {
+        let (overlay, node) = (self.overlay.clone(), self.node);
+        Box::pin(async move {
+            let pipe = overlay.media_pipe(node, call.0).await;
+            let pipe = pipe.inspect_err(|error| tracing::debug!(%error, "no stream for the sound of a call"));
+            Some(Box::pin(pipe.ok()?) as Pin<Box<dyn Duplex>>)
+        })
+    }
+
     fn loopback(&self) -> bool {
         self.overlay.scope() == AddressScope::Any
     }
@@ -128,7 +152,14 @@ impl Surroundings for OnLink {
 impl Shared {
     /// The leg finds paths to the node at the far end of `link`. Before its first description.
     pub(super) fn find_paths(&self, media: &mut MediaLeg, link: LinkId) {
-        media.find_paths(Arc::new(OnLink { overlay: self.overlay.clone(), link }));
+        if let Some(node) = self.links.node(link) {
+            media.find_paths(Arc::new(OnLink { overlay: self.overlay.clone(), link, node }));
+        }
+    }
+
+    /// The leg, which has had its first description, hears what the far end of `link` says of paths.
+    pub(super) fn meet(&self, media: &MediaLeg, link: LinkId) -> Option<Meeting> {
+        self.links.meetings.meet(link, self.links.node(link)?, media)
     }
 }
 

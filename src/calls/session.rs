@@ -105,7 +105,7 @@ impl Session {
             };
             match open(&shared, (routed.kind, link), ips, &invitation.offer).await {
                 Ok(leg) => {
-                    meeting = link.and_then(|link| shared.links.meetings.meet(link, &leg));
+                    meeting = link.and_then(|link| shared.meet(&leg, link));
                     media = Some(leg);
                 }
                 Err(error) => routed.plan = Plan::Refuse(cause::of_media(&error)),
@@ -328,7 +328,7 @@ impl Session {
                 }
                 let offer = media.describe_offer(&self.offer).await;
                 if let DialTarget::Trunk(trunk) = target {
-                    callee._meeting = self.shared.links.meetings.meet(LinkId(trunk.0), &media);
+                    callee._meeting = self.shared.meet(&media, LinkId(trunk.0));
                 }
                 callee.media = Some(media);
                 offer

@@ -39,10 +39,14 @@ pub(super) enum Reason {
     Unconfirmed,
     /// The socket did not take it.
     Socket,
+    /// A check of a path that proves nothing.
+    Check,
+    /// An address of the far end that cannot be used, or a message about such that is none.
+    Candidate,
 }
 
 impl Reason {
-    pub(super) const ALL: [Reason; 8] = [
+    pub(super) const ALL: [Reason; 10] = [
         Reason::Malformed,
         Reason::Source,
         Reason::Ssrc,
@@ -51,6 +55,8 @@ impl Reason {
         Reason::NotReady,
         Reason::Unconfirmed,
         Reason::Socket,
+        Reason::Check,
+        Reason::Candidate,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -63,10 +69,12 @@ impl Reason {
             Reason::NotReady => "not_ready",
             Reason::Unconfirmed => "unconfirmed",
             Reason::Socket => "socket",
+            Reason::Check => "check",
+            Reason::Candidate => "candidate",
         }
     }
 
-    /// Whether the packet itself was at fault.
+    /// Whether the packet itself was at fault. What concerns paths alone is counted elsewhere.
     pub(super) const fn is_refusal(self) -> bool {
         matches!(self, Reason::Malformed | Reason::Source | Reason::Ssrc | Reason::Forged | Reason::Reused)
     }

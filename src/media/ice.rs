@@ -25,12 +25,14 @@ mod stun;
 #[cfg(test)]
 mod tests;
 
+use super::framed::Duplex;
 use bytes::Bytes;
-pub(super) use driver::{Driver, drive};
+pub(super) use driver::{Driver, attach, drive};
 use futures::future::BoxFuture;
 use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::Pin;
 pub(super) use stun::is_stun;
 
 /// Which call of a link something is about: drawn by the end that offers.
@@ -54,8 +56,8 @@ impl fmt::Debug for CallId {
 pub struct Relay {
     /// Where we send.
     pub ours: SocketAddr,
-    /// Where the far end sends.
-    pub theirs: SocketAddr,
+    /// Where the far end sends: the same port, at the relay's addresses of both families if it has them.
+    pub theirs: Vec<SocketAddr>,
     /// Keeps them.
     pub lease: Box<dyn Any + Send>,
 }
@@ -70,6 +72,9 @@ pub trait Surroundings: Send + Sync + 'static {
 
     /// Two ports of a relay for this call, if any relay grants them. Dropping the future gives up.
     fn relay(&self, call: CallId) -> BoxFuture<'static, Option<Relay>>;
+
+    /// A stream of bytes to the far end, for when no UDP gets through. Dropping the future gives up.
+    fn pipe(&self, call: CallId) -> BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>>;
 
     /// Whether addresses of this very machine count: in tests and closed overlays.
     fn loopback(&self) -> bool;

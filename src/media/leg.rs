@@ -1,6 +1,7 @@
 //! One side of a call's media as its owner sees it: descriptions in, descriptions out, and what follows from them for
 //! the streams.
 
+use super::framed::Duplex;
 use super::gate::Gate;
 use super::ice::{self, CallId, Driver, Surroundings};
 use super::path::Path;
@@ -11,6 +12,7 @@ use super::{LegKind, LegPermit, LegStats, MediaError, random_u64};
 use bytes::Bytes;
 use sdp_types::Session;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -348,7 +350,7 @@ impl MediaLeg {
         let stream = Arc::new(Stream::new(gate, port, (rtp, rtcp), ice, guard));
         let (leg, weak) = (self.leg.clone(), Arc::downgrade(&stream));
         let task = tokio::spawn(async move {
-            tokio::join!(stream::run(leg.clone(), index, weak.clone()), ice::drive(leg, weak));
+            tokio::join!(stream::run(leg.clone(), index, weak.clone()), ice::drive(leg, index, weak));
         });
         slot.state = State::Open(stream.clone(), AbortOnDropHandle::new(task));
         self.leg.set_stream(index, Some(stream.clone()));
@@ -411,6 +413,13 @@ impl Paths {
     pub fn deliver(&self, message: &Bytes) {
         if let Some(leg) = self.leg.upgrade() {
             leg.deliver(message);
+        }
+    }
+
+    /// The far end opened a stream of bytes for this call (`media/1`), which it has named.
+    pub fn take_pipe(&self, pipe: Pin<Box<dyn Duplex>>) {
+        if let Some(leg) = self.leg.upgrade() {
+            leg.take_pipe(pipe);
         }
     }
 }

@@ -2,11 +2,13 @@
 //! on other interfaces or of the other family, and ICE says which of them leads to the far end; the rest of `media` does
 //! not see the difference.
 
+use super::framed::{Outbox, PIPE};
 use super::ports::PortGuard;
 use super::stream::lock;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
@@ -29,6 +31,8 @@ struct More {
     /// Packets to this address leave from that socket.
     via: Option<(SocketAddr, SocketAddr)>,
     reader: Option<Waker>,
+    /// A stream of bytes to the far end.
+    pipe: Option<Arc<Outbox>>,
 }
 
 impl Socket {
@@ -84,6 +88,20 @@ impl Path {
         lock(&self.more).via = via;
     }
 
+    /// There is a stream of bytes to the far end from now on.
+    pub(super) fn set_pipe(&self, pipe: Arc<Outbox>) {
+        lock(&self.more).pipe = Some(pipe);
+    }
+
+    /// That stream has ended. `false`: there is another one by now.
+    pub(super) fn end_pipe(&self, pipe: &Arc<Outbox>) -> bool {
+        lock(&self.more).pipe.take_if(|current| Arc::ptr_eq(current, pipe)).is_some()
+    }
+
+    pub(super) fn has_pipe(&self) -> bool {
+        lock(&self.more).pipe.is_some()
+    }
+
     /// The next packet: its length, where it came from, and to which of our sockets. Only the last task that polled is
     /// woken.
     pub(super) fn poll_receive(
@@ -111,7 +129,15 @@ impl Path {
 
     /// Sends now or not at all: a packet that has to wait is late anyway.
     pub(super) fn send(&self, packet: &[u8], to: SocketAddr) -> std::io::Result<usize> {
-        let via = lock(&self.more).via;
+        let via = {
+            let more = lock(&self.more);
+            if to == PIPE {
+                let pipe = more.pipe.as_ref().ok_or(std::io::ErrorKind::NotConnected)?;
+                pipe.push(packet, Instant::now());
+                return Ok(packet.len());
+            }
+            more.via
+        };
         match via {
             Some((remote, local)) if remote == to => self.send_from(local, packet, to),
             Some(_) | None => self.first.udp.try_send_to(packet, to),

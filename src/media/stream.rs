@@ -1,6 +1,7 @@
 //! The driver of one stream of a leg: sockets, the task that reads them, and the way from one leg to the other.
 //! The judgement is in `gate`; this file moves bytes.
 
+use super::framed::{Duplex, PIPE};
 use super::gate::{Gate, Packet, Reason};
 use super::ice::{self, Driver};
 use super::packet::{self, Header, Kind, MAX_PACKET};
@@ -8,6 +9,7 @@ use super::path::Path;
 use super::ports::PortGuard;
 use super::{LegKind, PathKind, Shared};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
@@ -145,8 +147,18 @@ impl Leg {
         let streams: Vec<_> = lock(&self.streams).iter().flatten().cloned().collect();
         for stream in streams {
             if let Some(ice) = &stream.ice {
-                ice.deliver(message, &stream.rtp, &stream.gate);
+                let unusable = ice.deliver(message, &stream.rtp, &stream.gate);
+                (0..unusable).for_each(|_| self.count(Reason::Candidate));
             }
+        }
+    }
+
+    /// The far end opened a stream of bytes for the sound.
+    pub(super) fn take_pipe(self: &Arc<Leg>, pipe: Pin<Box<dyn Duplex>>) {
+        let streams = lock(&self.streams).clone();
+        let found = streams.iter().enumerate().find_map(|(index, stream)| Some((index, stream.as_ref()?)));
+        if let Some((index, stream)) = found.filter(|(_, stream)| stream.ice.is_some()) {
+            ice::attach(self, index, stream, pipe);
         }
     }
 
@@ -154,6 +166,7 @@ impl Leg {
         let streams = lock(&self.streams);
         let chosen = streams.iter().flatten().find_map(|stream| stream.ice.as_ref()?.chosen());
         match chosen {
+            None if streams.iter().flatten().any(|stream| stream.rtp.has_pipe()) => PathKind::Fallback,
             Some(chosen) if chosen.relayed => PathKind::Relayed,
             Some(_) => PathKind::Direct,
             None => PathKind::Stated,
@@ -167,9 +180,12 @@ impl Leg {
     }
 
     /// A packet arrived on the `index`th stream.
-    fn arrived(&self, index: usize, stream: &Stream, (from, to): (SocketAddr, SocketAddr), packet: &[u8]) {
-        if let Some(ice) = stream.ice.as_ref().filter(|_| ice::is_stun(packet)) {
-            return ice.handle_packet((from, to), packet, &stream.rtp, &stream.gate);
+    pub(super) fn arrived(&self, index: usize, stream: &Stream, (from, to): (SocketAddr, SocketAddr), packet: &[u8]) {
+        if let Some(ice) = stream.ice.as_ref().filter(|_| ice::is_stun(packet) && to != PIPE) {
+            if !ice.handle_packet((from, to), packet, &stream.rtp, &stream.gate) {
+                self.count(Reason::Check);
+            }
+            return;
         }
         let now = Instant::now();
         let judged = stream.gate().inward(from, packet, now);

@@ -44,6 +44,7 @@ pub(super) enum Command {
     Connect { to: Target, reply: oneshot::Sender<Result<LinkId, LinkError>> },
     Send { link: LinkId, message: Bytes },
     SendIce { link: LinkId, bytes: Bytes },
+    MediaPipe { node: NodeKey, reply: oneshot::Sender<Pipe> },
     Close(LinkId),
     Peers(oneshot::Sender<Vec<PeerReport>>),
     Relay(relaying::Want),
@@ -200,6 +201,11 @@ impl Actor {
                     tracing::debug!(?link, %error, "paths of a call were not told");
                 }
             }
+            Command::MediaPipe { node, reply } => {
+                if let Some(peer) = link::peer_id_of(&node) {
+                    self.swarm.behaviour_mut().framed.open(peer, reply);
+                }
+            }
             Command::Close(link) => self.swarm.behaviour_mut().link.close(link),
             Command::Peers(reply) => {
                 // Who asked may have gone.
@@ -273,6 +279,15 @@ impl Actor {
             }
         } else {
             self.unread.push_back(event);
+        }
+    }
+
+    /// A stream for packets of a call: only from who has a link with us, which names the call.
+    pub(super) fn pipe_opened(&mut self, framed::Incoming { peer, pipe }: framed::Incoming) {
+        let behaviour = self.swarm.behaviour();
+        let node = link::node_key_of(&peer).filter(|_| behaviour.link.is_linked(peer));
+        if !node.is_some_and(|node| behaviour.framed.hear(pipe, node, self.events.clone())) {
+            self.meter.refuse("media: no link, or too many streams".into());
         }
     }
 

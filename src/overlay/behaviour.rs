@@ -6,7 +6,7 @@ use super::limits;
 use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
 use super::relaying::Relaying;
-use super::{Limits, OverlayConfig, exchange, gate, kept, link};
+use super::{Limits, OverlayConfig, exchange, framed, gate, kept, link};
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
@@ -75,6 +75,7 @@ pub(super) struct Behaviour {
     /// `relay/1`: ports for media.
     pub(super) media_relays: exchange::Behaviour,
     pub(super) link: link::Behaviour,
+    pub(super) framed: framed::Behaviour,
 }
 
 /// Protocol names, all under the overlay's own (DESIGN §5).
@@ -146,6 +147,7 @@ impl Behaviour {
             tried: public.then(|| Fenced::new(Default::default(), Fence::WhereItCameFrom, config.scope, now)).into(),
             media_relays: Relaying::behaviour(config),
             link: link::Behaviour::new(config.overlay, config.secret.public(), config.scope, links),
+            framed: framed::Behaviour::new(protocol(config, "media/1")),
         }
     }
 }

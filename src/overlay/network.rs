@@ -43,6 +43,7 @@ impl Actor {
             SwarmEvent::Behaviour(BehaviourEvent::Store(event)) => self.store_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::MediaRelays(event)) => self.relay_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Link(event)) => self.link_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Framed(incoming)) => self.pipe_opened(incoming),
             SwarmEvent::Behaviour(BehaviourEvent::Relayed(event)) => self.relayed_event(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Relaying(event)) => self.relaying_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Punching(event)) => self.punched(&event),

@@ -1,6 +1,7 @@
 //! Nodes that nobody can dial: reached through others, which may go away.
 
 use super::harness::{Node, PATIENCE, Setup, User, node, reaches, start};
+use futures::{AsyncReadExt, AsyncWriteExt};
 use peerline::identity::NodeSecret;
 use peerline::overlay::{CircuitsConfig, LocalUser, Overlay, OverlayEvent, address_text};
 use std::time::{Duration, Instant};
@@ -102,6 +103,45 @@ async fn a_node_that_cannot_be_dialled_is_called_through_its_relays() {
         }
     };
     timeout(PATIENCE, served).await.expect("a relay knows of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_beside_the_link_carries_bytes_and_only_beside_a_link() {
+    let relays = relays(2).await;
+    let mut callee = Home::hidden(&relays).await;
+    reaches(&callee.overlay, |status| status.circuits.len() == 2).await;
+    let mut caller = Home::open(&relays).await;
+    let node = callee.secret.public();
+    assert!(caller.overlay.media_pipe(node, [8; 16]).await.is_err(), "not even connected");
+    caller.call(&callee).await;
+    assert!(matches!(caller.event().await, OverlayEvent::LinkUp { .. }));
+    assert!(matches!(callee.event().await, OverlayEvent::LinkUp { .. }));
+    let mut near = caller.overlay.media_pipe(node, [9; 16]).await.unwrap();
+    let OverlayEvent::MediaPipe { node: from, call, pipe: mut far } = callee.event().await else { panic!() };
+    assert_eq!((from, call), (caller.secret.public(), [9; 16]));
+    near.write_all(b"there").await.unwrap();
+    near.flush().await.unwrap();
+    let mut heard = [0; 5];
+    timeout(PATIENCE, far.read_exact(&mut heard)).await.expect("in time").unwrap();
+    far.write_all(&heard).await.unwrap();
+    far.flush().await.unwrap();
+    timeout(PATIENCE, near.read_exact(&mut heard)).await.expect("in time").unwrap();
+    assert_eq!(&heard, b"there");
+    drop(far);
+    assert_eq!(timeout(PATIENCE, near.read(&mut heard)).await.expect("in time").unwrap_or(0), 0, "closed with its end");
+
+    // More at a time than calls have: the rest is closed, and others are as before.
+    let mut streams = Vec::new();
+    for n in 0..20 {
+        streams.push(caller.overlay.media_pipe(node, [n; 16]).await);
+    }
+    let mut taken = Vec::new();
+    while let Ok(Some(event)) = timeout(Duration::from_secs(1), callee.events.recv()).await {
+        if let OverlayEvent::MediaPipe { pipe, .. } = event {
+            taken.push(pipe);
+        }
+    }
+    assert!((1..=8).contains(&taken.len()), "{} at a time", taken.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 
 use super::machine::{Chosen, Effect, Machine};
 use super::{CallId, Relay, Surroundings, message, routes};
+use crate::media::framed::{Duplex, Outbox, PIPE, carry};
 use crate::media::gate::Gate;
 use crate::media::path::Path;
 use crate::media::stream::{Leg, Stream, lock};
@@ -10,9 +11,12 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, OptionFuture};
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How often the routes are looked at: a laptop that changes its network is heard again soon.
 const ROUTES_EVERY: Duration = Duration::from_secs(1);
@@ -27,6 +31,9 @@ pub(in crate::media) struct Driver {
     wake: Arc<Notify>,
     /// Keeps the ports of the relay.
     lease: Mutex<Option<Box<dyn Any + Send>>>,
+    /// A stream of bytes is wanted; carries packets on the one there is.
+    pipe_wanted: AtomicBool,
+    pipe: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 impl Driver {
@@ -35,7 +42,8 @@ impl Driver {
         machine.set_servers(surroundings.stun_servers());
         let wake = Arc::new(Notify::new());
         let (machine, relay_wanted, lease) = (Mutex::new(machine), Mutex::default(), Mutex::default());
-        Driver { call, machine, surroundings, relay_wanted, wake, lease }
+        let (pipe_wanted, pipe) = (AtomicBool::new(false), Mutex::default());
+        Driver { call, machine, surroundings, relay_wanted, wake, lease, pipe_wanted, pipe }
     }
 
     pub(in crate::media) fn call(&self) -> CallId {
@@ -47,23 +55,27 @@ impl Driver {
         lock(&self.machine).chosen()
     }
 
-    /// The far end told us something.
-    pub(in crate::media) fn deliver(&self, bytes: &Bytes, path: &Path, gate: &Mutex<Gate>) {
-        self.change(path, gate, |machine, now| machine.handle_message(bytes, now));
+    /// The far end told us something: how much of it could not be used.
+    pub(in crate::media) fn deliver(&self, bytes: &Bytes, path: &Path, gate: &Mutex<Gate>) -> usize {
+        let unusable = self.change(path, gate, |machine, now| machine.handle_message(bytes, now));
         // A new deadline may be before the one that the task waits for.
         self.wake.notify_one();
+        unusable
     }
 
-    /// STUN came to our socket `to`.
+    /// STUN came to our socket `to`. `false`: it proves nothing, and nothing has changed.
     pub(in crate::media) fn handle_packet(
         &self,
         (from, to): (SocketAddr, SocketAddr),
         packet: &[u8],
         path: &Path,
         gate: &Mutex<Gate>,
-    ) {
-        self.change(path, gate, |machine, now| machine.handle_packet(from, to, packet, now));
-        self.wake.notify_one();
+    ) -> bool {
+        let genuine = self.change(path, gate, |machine, now| machine.handle_packet(from, to, packet, now));
+        if genuine {
+            self.wake.notify_one();
+        }
+        genuine
     }
 
     /// A genuine packet of the stream came to our socket `to`.
@@ -71,9 +83,9 @@ impl Driver {
         lock(&self.machine).handle_media(from, to, now);
     }
 
-    fn change(&self, path: &Path, gate: &Mutex<Gate>, change: impl FnOnce(&mut Machine, Instant)) {
+    fn change<T>(&self, path: &Path, gate: &Mutex<Gate>, change: impl FnOnce(&mut Machine, Instant) -> T) -> T {
         let mut machine = lock(&self.machine);
-        change(&mut machine, Instant::now());
+        let result = change(&mut machine, Instant::now());
         while let Some(effect) = machine.poll_effect() {
             match effect {
                 Effect::Send(transmit) => {
@@ -83,15 +95,21 @@ impl Driver {
                 Effect::Tell(bytes) => self.surroundings.tell(bytes),
                 Effect::Choose(chosen) => {
                     path.choose(chosen.map(|chosen| (chosen.remote, chosen.local)));
-                    lock(gate).choose(chosen.map(|chosen| chosen.remote));
                 }
                 Effect::AskRelay => self.want_relay(true),
                 Effect::ReleaseRelay => self.want_relay(false),
+                Effect::AskPipe => {
+                    self.pipe_wanted.store(true, Relaxed);
+                    self.wake.notify_one();
+                }
             }
         }
+        let mut gate = lock(gate);
+        gate.choose(machine.chosen().map(|chosen| chosen.remote).or(path.has_pipe().then_some(PIPE)));
         if machine.is_met() {
-            lock(gate).await_path();
+            gate.await_path();
         }
+        result
     }
 
     fn want_relay(&self, wanted: bool) {
@@ -101,7 +119,8 @@ impl Driver {
 }
 
 /// Finds paths for a stream until it is gone. Holds it only while at work, as its reader does.
-pub(in crate::media) async fn drive(leg: Arc<Leg>, stream: Weak<Stream>) {
+pub(in crate::media) async fn drive(leg: Arc<Leg>, index: usize, stream: Weak<Stream>) {
+    let mut opening: Option<BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>>> = None;
     let mut asking: Option<BoxFuture<'static, Option<Relay>>> = None;
     let mut routes_due = tokio::time::interval(ROUTES_EVERY);
     routes_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -121,25 +140,36 @@ pub(in crate::media) async fn drive(leg: Arc<Leg>, stream: Weak<Stream>) {
                 }
                 None => {}
             }
+            if ice.pipe_wanted.swap(false, Relaxed) {
+                opening = Some(ice.surroundings.pipe(ice.call));
+            }
             let mut machine = lock(&ice.machine);
             (machine.poll_timeout(), ice.wake.clone())
         };
         let wait = due.map(|due| tokio::time::sleep_until(due.into()));
-        let mut granted = None;
+        let (mut granted, mut opened) = (None, None);
         let mut look = false;
         tokio::select! {
             Some(()) = OptionFuture::from(wait) => {}
             () = wake.notified() => {}
             Some(relay) = OptionFuture::from(asking.as_mut()) => granted = Some(relay),
+            Some(pipe) = OptionFuture::from(opening.as_mut()) => opened = Some(pipe),
             _ = routes_due.tick() => look = true,
         }
         let Some(stream) = stream.upgrade() else { return };
         let Some(ice) = &stream.ice else { return };
         if let Some(relay) = granted {
             asking = None;
-            let ports = relay.as_ref().map(|relay| (relay.ours, relay.theirs));
+            let ports = relay.as_ref().map(|relay| (relay.ours, relay.theirs.clone()));
             *lock(&ice.lease) = relay.map(|relay| relay.lease);
             ice.change(&stream.rtp, &stream.gate, |machine, now| machine.handle_relay(ports, now));
+        }
+        if let Some(pipe) = opened {
+            opening = None;
+            match pipe {
+                Some(pipe) => attach(&leg, index, &stream, pipe),
+                None => ice.change(&stream.rtp, &stream.gate, |machine, now| machine.handle_pipe(false, now)),
+            }
         }
         if look {
             follow_routes(&leg, &stream, ice);
@@ -150,6 +180,26 @@ pub(in crate::media) async fn drive(leg: Arc<Leg>, stream: Weak<Stream>) {
             }
         });
     }
+}
+
+/// Packets may be carried on `pipe` from now on, instead of one that was there before.
+pub(in crate::media) fn attach(leg: &Arc<Leg>, index: usize, stream: &Arc<Stream>, pipe: Pin<Box<dyn Duplex>>) {
+    let Some(ice) = &stream.ice else { return };
+    let outbox = Arc::new(Outbox::default());
+    stream.rtp.set_pipe(outbox.clone());
+    ice.change(&stream.rtp, &stream.gate, |machine, now| machine.handle_pipe(true, now));
+    let (leg, weak) = (leg.clone(), Arc::downgrade(stream));
+    let carrying = tokio::spawn(async move {
+        carry(pipe, outbox.clone(), leg, index, weak.clone()).await;
+        if let Some(stream) = weak.upgrade()
+            && stream.rtp.end_pipe(&outbox)
+            && let Some(ice) = &stream.ice
+        {
+            ice.change(&stream.rtp, &stream.gate, |machine, now| machine.handle_pipe(false, now));
+            ice.wake.notify_one();
+        }
+    });
+    *lock(&ice.pipe) = Some(AbortOnDropHandle::new(carrying));
 }
 
 /// Opens sockets on addresses that lead to the far end, and lets go of those whose address is gone.

@@ -1,6 +1,6 @@
 //! Whom checks may be sent to. The far end names addresses, and shows others by what it sends from; any of them may be
 //! somebody else's. So an address gets a handful of packets until it has answered one that only it can have seen, and
-//! there are so many addresses and no more in the life of a call, however often it starts anew (RFC 8445 §19.5.1). Pure.
+//! there are so many such addresses and no more in the life of a call, however often it starts anew (RFC 8445 §19.5.1). Pure.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,8 +8,11 @@ use std::net::SocketAddr;
 /// Packets to an address that has not answered. 8: with growing pauses they last some 5 s, longer than two ends need to
 /// open their routers for each other.
 pub(super) const HANDFUL: u32 = 8;
-/// Addresses of a call. Twice what the far end may name in a generation, and some that only its packets show.
+/// Addresses of a call that have not answered. Twice what the far end may name in a generation, and some that only its
+/// packets show.
 pub(super) const MOST_ADDRESSES: usize = 32;
+/// Those that have: of a laptop that changes its network every few minutes for hours.
+const MOST_ANSWERED: usize = 128;
 
 #[derive(Debug, Default)]
 pub(super) struct Guard {
@@ -23,7 +26,7 @@ impl Guard {
         if self.addresses.contains_key(&address) {
             return true;
         }
-        let room = self.addresses.len() < MOST_ADDRESSES;
+        let room = self.addresses.values().flatten().count() < MOST_ADDRESSES;
         if room {
             self.addresses.insert(address, Some(0));
         }
@@ -44,7 +47,8 @@ impl Guard {
 
     /// `from` answered what was sent to it, or is ours to use.
     pub(super) fn consented(&mut self, from: SocketAddr) {
-        if self.admit(from) {
+        let answered = self.addresses.values().filter(|sent| sent.is_none()).count();
+        if answered < MOST_ANSWERED && self.admit(from) {
             self.addresses.insert(from, None);
         }
     }
@@ -86,5 +90,7 @@ mod tests {
         assert_eq!((1..=60_000).filter(|port| guard.admit(at(1, *port))).count(), MOST_ADDRESSES);
         guard.consented(at(7, 7));
         assert!(!guard.has_consented(at(7, 7)) && guard.addresses.len() == MOST_ADDRESSES);
+        guard.consented(at(1, 1));
+        assert!(guard.admit(at(7, 7)) && !guard.admit(at(7, 8)), "who has answered is not counted");
     }
 }

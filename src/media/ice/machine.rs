@@ -23,6 +23,12 @@ const PROVEN: Duration = Duration::from_secs(2);
 /// How long the checks of a new start have, and those of the first one, which the far end may begin later.
 const CHANCE: Duration = Duration::from_secs(4);
 const FIRST_CHANCE: Duration = Duration::from_secs(10);
+/// Starts that find nothing have more and more time, up to so many times as much: half a minute.
+const MOST_PATIENCE: u32 = 8;
+/// How long UDP has until packets are carried on a stream of bytes, and between two attempts at that. Checks that get
+/// through at all have mostly done so by then, and who answers at once is heard at once.
+const PIPE_AFTER: Duration = Duration::from_millis(400);
+const PIPE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a relay waits for a direct path to be found before it is asked for.
 const RELAY_AFTER: Duration = Duration::from_millis(150);
 /// A relay is given back when the direct path has carried the call for so long.
@@ -45,6 +51,8 @@ pub(super) enum Effect {
     AskRelay,
     /// They are no longer needed.
     ReleaseRelay,
+    /// A stream of bytes would help: this end opens it.
+    AskPipe,
 }
 
 /// The way of the packets of a stream.
@@ -92,7 +100,7 @@ pub(super) struct Machine {
     servers: Vec<SocketAddr>,
     locals: Vec<SocketAddr>,
     /// Where the far end is behind the relay that we asked, and what we told it.
-    relay: Option<(SocketAddr, SocketAddr)>,
+    relay: Option<(SocketAddr, Vec<SocketAddr>)>,
     /// Told in this generation, to be told, and whether that was all.
     told: Vec<SocketAddr>,
     untold: Vec<Candidate>,
@@ -106,11 +114,16 @@ pub(super) struct Machine {
     chosen_at: Instant,
     relay_due: Option<Instant>,
     relay_pending: bool,
+    /// When the end that offered looks whether a stream of bytes is needed; and whether one is there.
+    pipe_due: Option<Instant>,
+    piped: bool,
+    /// The far end has no path, whatever we have.
+    far_lost: bool,
     look_at: Instant,
     restart_at: Option<Instant>,
     effects: VecDeque<Effect>,
-    /// Messages and packets that were not used.
-    pub(super) refused: u64,
+    /// Starts in a row that found nothing.
+    in_vain: u32,
 }
 
 impl Machine {
@@ -137,10 +150,13 @@ impl Machine {
             chosen_at: now,
             relay_due: Some(now + RELAY_AFTER),
             relay_pending: false,
+            pipe_due: controlling.then_some(now + PIPE_AFTER),
+            piped: false,
+            far_lost: false,
             look_at: now + LOOK,
             restart_at: Some(now + FIRST_CHANCE),
             effects: VecDeque::new(),
-            refused: 0,
+            in_vain: 0,
         }
     }
 
@@ -176,59 +192,68 @@ impl Machine {
     }
 
     /// A relay gave us two ports, or (`None`) there is none.
-    pub(super) fn handle_relay(&mut self, relay: Option<(SocketAddr, SocketAddr)>, now: Instant) {
+    pub(super) fn handle_relay(&mut self, relay: Option<(SocketAddr, Vec<SocketAddr>)>, now: Instant) {
         self.relay_pending = false;
-        let possible = |(ours, theirs): &(SocketAddr, SocketAddr)| {
-            message::is_possible(*ours, self.loopback) && message::is_possible(*theirs, self.loopback)
-        };
-        self.relay = relay.filter(possible);
+        let possible = |address: &SocketAddr| message::is_possible(*address, self.loopback);
+        self.relay = relay.filter(|(ours, theirs)| possible(ours) && theirs.iter().all(possible));
         self.offer_relay();
         self.drain(now);
     }
 
-    /// The far end said something.
-    pub(super) fn handle_message(&mut self, bytes: &Bytes, now: Instant) {
-        match Message::read(bytes, self.loopback) {
-            Ok(message) if message.call == self.call && message.generation <= MOST_GENERATIONS => {
-                self.refused += message.skipped as u64;
-                self.hear(message, now);
-            }
-            Ok(_) | Err(_) => self.refused += 1,
-        }
-        self.drain(now);
+    /// A stream of bytes to the far end is there, or has ended, or (`false`) cannot be had.
+    pub(super) fn handle_pipe(&mut self, there: bool, now: Instant) {
+        self.piped = there;
+        self.pipe_due = Some(now + PIPE_AGAIN).filter(|_| !there && self.controlling);
     }
 
-    fn hear(&mut self, message: Message, now: Instant) {
+    /// The far end said something: how many things in it could not be used.
+    pub(super) fn handle_message(&mut self, bytes: &Bytes, now: Instant) -> usize {
+        let unusable = match Message::read(bytes, self.loopback) {
+            Ok(message) if message.call == self.call && message.generation <= MOST_GENERATIONS => {
+                message.skipped + self.hear(message, now)
+            }
+            Ok(_) | Err(_) => 1,
+        };
+        self.drain(now);
+        unusable
+    }
+
+    fn hear(&mut self, message: Message, now: Instant) -> usize {
         if message.generation > self.generation {
+            // It would not do so if it had a path.
+            self.far_lost = true;
+            self.want_pipe(now);
             self.begin(message.generation, now);
         }
         if message.generation < self.generation || !self.agent.set_remote(&message.ufrag, &message.pwd) {
-            self.refused += 1;
-            return;
+            return 1;
         }
+        let mut unusable = 0;
         for candidate in message.candidates {
             let known = self.named.iter().any(|named| named.address == candidate.address);
             if known || self.named.len() >= MAX_CANDIDATES || !self.guard.admit(candidate.address) {
-                self.refused += u64::from(!known);
+                unusable += usize::from(!known);
                 continue;
             }
             self.named.push(candidate);
             self.agent.add_remote(&candidate);
         }
+        unusable
     }
 
-    /// STUN came to our socket `to`.
-    pub(super) fn handle_packet(&mut self, from: SocketAddr, to: SocketAddr, packet: &[u8], now: Instant) {
+    /// STUN came to our socket `to`. `false`: it proves nothing.
+    pub(super) fn handle_packet(&mut self, from: SocketAddr, to: SocketAddr, packet: &[u8], now: Instant) -> bool {
         if let Some(mapped) = self.gather.handle_packet(from, to, packet) {
             self.offer_reflexive(mapped, to);
         } else {
             match self.agent.handle_packet((from, to), packet, &mut self.guard, now) {
                 Some(Proof::Answered) => self.answered(to, from, now),
                 Some(Proof::Asked) => self.handle_media(from, to, now),
-                None => self.refused += 1,
+                None => return false,
             }
         }
         self.drain(now);
+        true
     }
 
     /// A genuine packet of the stream came to our socket `to`: where from is proved by nothing, but who has answered a
@@ -254,6 +279,13 @@ impl Machine {
                 }
             }
         }
+        if self.pipe_due.take_if(|due| now >= *due).is_some() && !self.piped {
+            match self.is_met() {
+                true if self.chosen.is_none() || self.far_lost => self.effects.push_back(Effect::AskPipe),
+                true => {}
+                false => self.pipe_due = Some(now + PIPE_AGAIN),
+            }
+        }
         if self.relay_due.is_some_and(|due| now >= due) {
             self.relay_due = None;
             if self.chosen.is_none_or(|chosen| chosen.relayed) && self.relay.is_none() && !self.relay_pending {
@@ -265,7 +297,8 @@ impl Machine {
     }
 
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
-        let dues = [self.agent.poll_timeout(), self.gather.poll_timeout(), self.relay_due, self.restart_at];
+        let (agent, gather) = (self.agent.poll_timeout(), self.gather.poll_timeout());
+        let dues = [agent, gather, self.relay_due, self.restart_at, self.pipe_due];
         dues.into_iter().flatten().chain([self.look_at]).min()
     }
 
@@ -309,7 +342,8 @@ impl Machine {
             self.relay_due = Some(now + RELAY_AFTER);
         }
         // Until the new checks have had their chance.
-        self.restart_at = self.chosen.is_none().then_some(now + CHANCE);
+        self.in_vain = self.in_vain.saturating_add(1);
+        self.restart_at = self.chosen.is_none().then_some(now + CHANCE * self.in_vain.min(MOST_PATIENCE));
     }
 
     fn offer_local(&mut self, address: SocketAddr, now: Instant) {
@@ -329,12 +363,13 @@ impl Machine {
     }
 
     fn offer_relay(&mut self) {
-        let Some((ours, theirs)) = self.relay else { return };
+        let Some((ours, theirs)) = self.relay.clone() else { return };
         // It is ours to use: it passes nothing on to who did not ask for it.
         self.guard.consented(ours);
-        let candidate = Candidate::own(theirs, Kind::Relayed, 0);
-        self.agent.add_remote(&Candidate { address: ours, ..candidate });
-        self.offer(candidate);
+        self.agent.add_remote(&Candidate::own(ours, Kind::Relayed, 0));
+        for (rank, theirs) in theirs.into_iter().enumerate() {
+            self.offer(Candidate::own(theirs, Kind::Relayed, rank));
+        }
     }
 
     fn offer(&mut self, candidate: Candidate) {
@@ -386,7 +421,14 @@ impl Machine {
                     self.effects.push_back(Effect::ReleaseRelay);
                 }
                 self.restart_at = Some(now);
+                self.want_pipe(now);
             }
+        }
+    }
+
+    fn want_pipe(&mut self, now: Instant) {
+        if self.controlling && !self.piped {
+            self.pipe_due = Some(now);
         }
     }
 
@@ -394,6 +436,7 @@ impl Machine {
         let known = self.paths.iter().find(|path| (path.local, path.remote) == (local, remote));
         let relayed = known.map_or_else(|| self.is_relayed(remote), |path| path.relayed);
         let chosen = Chosen { local, remote, relayed };
+        (self.far_lost, self.in_vain) = (false, 0);
         self.restart_at = None;
         if self.chosen != Some(chosen) {
             tracing::debug!(call = ?self.call, relayed = chosen.relayed, "another path");
@@ -405,7 +448,7 @@ impl Machine {
 
     fn is_relayed(&self, remote: SocketAddr) -> bool {
         let named = self.named.iter().any(|named| named.address == remote && named.kind == Kind::Relayed);
-        named || self.relay.is_some_and(|(ours, _)| ours == remote)
+        named || self.relay.as_ref().is_some_and(|(ours, _)| *ours == remote)
     }
 
     /// Turns what the parts have to say into effects.

@@ -2,6 +2,11 @@
 
 use super::*;
 use futures::future::BoxFuture;
+use prost::Message as _;
+use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 
 /// The link of two nodes. Messages may be changed or lost on the way here, which a real link does not do: it shows what
 /// becomes of calls whose candidates lead elsewhere.
@@ -9,6 +14,8 @@ use futures::future::BoxFuture;
 struct Link {
     to: Arc<Mutex<Option<Paths>>>,
     early: Arc<Mutex<Vec<Bytes>>>,
+    /// No candidate passes: as if no UDP did.
+    no_udp: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -23,6 +30,10 @@ impl Surroundings for Link {
         match &*stream::lock(&self.to) {
             Some(paths) => {
                 let paths = paths.clone();
+                let message = match self.no_udp.load(Relaxed) {
+                    true => without_candidates(&message),
+                    false => message,
+                };
                 // As on a link: not within the call that tells.
                 tokio::spawn(async move { paths.deliver(&message) });
             }
@@ -38,16 +49,64 @@ impl Surroundings for Link {
         Box::pin(std::future::ready(None))
     }
 
+    fn pipe(&self, _call: CallId) -> BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>> {
+        let to = stream::lock(&self.to).clone();
+        let (near, far) = pipes();
+        Box::pin(async move {
+            to?.take_pipe(far);
+            Some(near)
+        })
+    }
+
     fn loopback(&self) -> bool {
         true
     }
 }
 
+fn without_candidates(message: &Bytes) -> Bytes {
+    let mut ice = crate::wire::pb::Ice::decode(message.clone()).unwrap();
+    ice.candidates.clear();
+    ice.encode_to_vec().into()
+}
+
+/// Both ends of a stream of bytes.
+fn pipes() -> (Pin<Box<dyn Duplex>>, Pin<Box<dyn Duplex>>) {
+    let (near, far) = tokio::io::duplex(4_096);
+    (Box::pin(Bytewise(near)), Box::pin(Bytewise(far)))
+}
+
+struct Bytewise(tokio::io::DuplexStream);
+
+impl futures::AsyncRead for Bytewise {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        let mut buffer = tokio::io::ReadBuf::new(buffer);
+        std::task::ready!(tokio::io::AsyncRead::poll_read(Pin::new(&mut self.0), cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl futures::AsyncWrite for Bytewise {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<std::io::Result<usize>> {
+        tokio::io::AsyncWrite::poll_write(Pin::new(&mut self.0), cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.0), cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.0), cx)
+    }
+}
+
 /// A call in which both ends, or only the one that offers, find paths, and the descriptions name a port where nobody is.
 async fn lost_call(both: bool) -> (Call, [AudioEndpoint; 2], [Media; 2]) {
+    lost_call_on([Link::default(), Link::default()], both).await
+}
+
+async fn lost_call_on(links: [Link; 2], both: bool) -> (Call, [AudioEndpoint; 2], [Media; 2]) {
     let (a, b) = (node(40, 8), node(40, 8));
     let mut call = Call::new(&a, &b).await;
-    let links = [Link::default(), Link::default()];
     call.peer_a.find_paths(Arc::new(links[0].clone()));
     if both {
         call.peer_b.find_paths(Arc::new(links[1].clone()));
@@ -116,6 +175,23 @@ async fn a_far_end_that_finds_no_paths_is_sent_to_where_it_says() {
     // The wire between them stands for the address of the description here.
     tokio::join!(hears(&alice, 1_000.0), hears(&bob, 440.0));
     assert_eq!((call.peer_a.stats().path, call.peer_b.stats().path), (PathKind::Stated, PathKind::Stated));
+}
+
+#[tokio::test]
+async fn sound_goes_on_a_stream_of_bytes_where_no_udp_does_and_on_udp_once_it_does() {
+    let links = [Link::default(), Link::default()];
+    links.iter().for_each(|link| link.no_udp.store(true, Relaxed));
+    let (call, [alice, bob], _nodes) = lost_call_on(links.clone(), true).await;
+    tokio::join!(hears(&alice, 1_000.0), hears(&bob, 440.0));
+    until(|| call.peer_a.stats().path == PathKind::Fallback && call.peer_b.stats().path == PathKind::Fallback).await;
+    links.iter().for_each(|link| link.no_udp.store(false, Relaxed));
+    let lost = (alice.heard().lost, bob.heard().lost);
+    // Both start anew after some seconds.
+    until(|| call.peer_a.stats().path == PathKind::Direct && call.peer_b.stats().path == PathKind::Direct).await;
+    let before = bob.heard().packets;
+    until(|| bob.heard().packets > before + 25).await;
+    assert!(alice.heard().lost <= lost.0 + 1 && bob.heard().lost <= lost.1 + 1, "moved without a gap");
+    assert_eq!(call.peer_a.stats().refused + call.peer_b.stats().refused, 0);
 }
 
 #[tokio::test]

@@ -175,6 +175,11 @@ impl Behaviour {
         self.links.get(link).is_some_and(|link| !link.is_opening())
     }
 
+    /// Whether there is a link with `peer`.
+    pub fn is_linked(&self, peer: PeerId) -> bool {
+        !self.links.of_peer(peer).is_empty()
+    }
+
     /// Links that are up or on the way.
     pub fn len(&self) -> usize {
         self.links.len()

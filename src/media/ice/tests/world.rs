@@ -73,6 +73,7 @@ pub(super) struct End {
     pub(super) chosen: Option<Chosen>,
     pub(super) chosen_at: Option<Duration>,
     pub(super) wants_relay: bool,
+    pub(super) wants_pipe: bool,
     pub(super) lost: u32,
 }
 
@@ -116,7 +117,15 @@ impl World {
             let mut machine = Machine::new(CALL, n == 0, false, now);
             machine.set_servers(vec![at(SERVER)]);
             machine.add_local(hosts[n], now);
-            End { machine, home: homes[n], chosen: None, chosen_at: None, wants_relay: false, lost: 0 }
+            End {
+                machine,
+                home: homes[n],
+                chosen: None,
+                chosen_at: None,
+                wants_relay: false,
+                wants_pipe: false,
+                lost: 0,
+            }
         });
         let homes = [0, 1].map(|n| Home {
             nat: nats[n],
@@ -161,6 +170,7 @@ impl World {
                 }
                 Effect::AskRelay => self.ends[n].wants_relay = true,
                 Effect::ReleaseRelay => self.ends[n].wants_relay = false,
+                Effect::AskPipe => self.ends[n].wants_pipe = true,
             }
         }
     }
@@ -193,7 +203,9 @@ impl World {
 
     pub(super) fn land(&mut self, flight: Flight) {
         match flight {
-            Flight::Told { to, bytes } => self.ends[to].machine.handle_message(&bytes, self.now),
+            Flight::Told { to, bytes } => {
+                self.ends[to].machine.handle_message(&bytes, self.now);
+            }
             Flight::Packet { from, to, packet, .. } if to == at(SERVER) => {
                 self.push(to, from, answer(&packet, from));
             }
@@ -219,7 +231,7 @@ impl World {
                         continue;
                     };
                     match stun::is_stun(&packet) {
-                        true => self.ends[n].machine.handle_packet(from, inside, &packet, self.now),
+                        true => drop(self.ends[n].machine.handle_packet(from, inside, &packet, self.now)),
                         false => self.ends[n].machine.handle_media(from, inside, self.now),
                     }
                     return;
@@ -273,7 +285,7 @@ impl World {
     pub(super) fn grant(&mut self, n: usize, host: &str) {
         let ports = [at(&format!("{host}:50000")), at(&format!("{host}:50001"))];
         self.relay = Some(ports.map(|port| (port, None)));
-        self.ends[n].machine.handle_relay(Some((ports[0], ports[1])), self.now);
+        self.ends[n].machine.handle_relay(Some((ports[0], vec![ports[1]])), self.now);
         self.settle();
     }
 }
