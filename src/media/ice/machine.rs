@@ -117,6 +117,7 @@ pub(super) struct Machine {
     /// When the end that offered looks whether a stream of bytes is needed; and whether one is there.
     pipe_due: Option<Instant>,
     piped: bool,
+    pipe_asked: Instant,
     /// The far end has no path, whatever we have.
     far_lost: bool,
     look_at: Instant,
@@ -152,6 +153,7 @@ impl Machine {
             relay_pending: false,
             pipe_due: controlling.then_some(now + PIPE_AFTER),
             piped: false,
+            pipe_asked: now,
             far_lost: false,
             look_at: now + LOOK,
             restart_at: Some(now + FIRST_CHANCE),
@@ -203,7 +205,9 @@ impl Machine {
     /// A stream of bytes to the far end is there, or has ended, or (`false`) cannot be had.
     pub(super) fn handle_pipe(&mut self, there: bool, now: Instant) {
         self.piped = there;
-        self.pipe_due = Some(now + PIPE_AGAIN).filter(|_| !there && self.controlling);
+        // One that went with its connection is replaced at once, and attempts are paced.
+        let due = now.max(self.pipe_asked + PIPE_AGAIN);
+        self.pipe_due = Some(due).filter(|_| !there && self.controlling);
     }
 
     /// The far end said something: how many things in it could not be used.
@@ -281,7 +285,10 @@ impl Machine {
         }
         if self.pipe_due.take_if(|due| now >= *due).is_some() && !self.piped {
             match self.is_met() {
-                true if self.chosen.is_none() || self.far_lost => self.effects.push_back(Effect::AskPipe),
+                true if self.chosen.is_none() || self.far_lost => {
+                    self.pipe_asked = now;
+                    self.effects.push_back(Effect::AskPipe);
+                }
                 true => {}
                 false => self.pipe_due = Some(now + PIPE_AGAIN),
             }
