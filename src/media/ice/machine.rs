@@ -23,7 +23,7 @@ const PROVEN: Duration = Duration::from_secs(2);
 /// How long the checks of a new start have, and those of the first one, which the far end may begin later.
 const CHANCE: Duration = Duration::from_secs(4);
 const FIRST_CHANCE: Duration = Duration::from_secs(10);
-/// Starts that find nothing have more and more time, up to so many times as much: half a minute.
+/// Starts that find nothing for long have more and more time, up to so many times as much: half a minute.
 const MOST_PATIENCE: u32 = 8;
 /// How long UDP has until packets are carried on a stream of bytes, and between two attempts at that. Checks that get
 /// through at all have mostly done so by then, and who answers at once is heard at once.
@@ -350,7 +350,7 @@ impl Machine {
         }
         // Until the new checks have had their chance.
         self.in_vain = self.in_vain.saturating_add(1);
-        self.restart_at = self.chosen.is_none().then_some(now + CHANCE * self.in_vain.min(MOST_PATIENCE));
+        self.restart_at = self.chosen.is_none().then_some(now + CHANCE * (1 + self.in_vain / 10).min(MOST_PATIENCE));
     }
 
     fn offer_local(&mut self, address: SocketAddr, now: Instant) {
