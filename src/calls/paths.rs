@@ -2,9 +2,10 @@
 //! need to find paths.
 
 use super::Shared;
+use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
 use crate::media::{CallId, Duplex, MediaLeg, Paths, Relay, Surroundings};
-use crate::overlay::{LinkId, Overlay};
+use crate::overlay::{Allocation, LinkId, Overlay};
 use crate::wire::AddressScope;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -13,11 +14,15 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 /// What came before its INVITE was looked at: of one link, of all, and how long it is kept. A fork sends a few of each.
 const EARLY_PER_LINK: usize = 8;
 const EARLY: usize = 256;
 const EARLY_KEPT: Duration = Duration::from_secs(10);
+
+/// However little time a relay grants.
+const RENEW_AT_MOST_EVERY: Duration = Duration::from_secs(15);
 
 /// Which leg a call of a link is.
 #[derive(Default)]
@@ -128,11 +133,18 @@ impl Surroundings for OnLink {
     }
 
     fn stun_servers(&self) -> Vec<SocketAddr> {
-        Vec::new()
+        self.overlay.stun_servers()
     }
 
-    fn relay(&self, _call: CallId) -> BoxFuture<'static, Option<Relay>> {
-        Box::pin(std::future::ready(None))
+    fn relay(&self, call: CallId) -> BoxFuture<'static, Option<Relay>> {
+        let (overlay, node) = (self.overlay.clone(), self.node);
+        Box::pin(async move {
+            let granted = overlay.media_relay(call.0, Some(node)).await;
+            let granted = granted.inspect_err(|error| tracing::debug!(%error, "no relay for the sound of a call"));
+            let Allocation { ours, theirs, theirs_too, .. } = *granted.as_ref().ok()?;
+            let lease = Box::new(Lease::new(overlay, granted.ok()?));
+            Some(Relay { ours, theirs: [theirs].into_iter().chain(theirs_too).collect(), lease })
+        })
     }
 
     fn pipe(&self, call: CallId) -> BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>> {
@@ -146,6 +158,39 @@ impl Surroundings for OnLink {
 
     fn loopback(&self) -> bool {
         self.overlay.scope() == AddressScope::Any
+    }
+}
+
+/// Two ports of a relay, renewed while it lives and given back after.
+struct Lease {
+    overlay: Overlay,
+    allocation: Arc<Mutex<Allocation>>,
+    _renewing: AbortOnDropHandle<()>,
+}
+
+impl Lease {
+    fn new(overlay: Overlay, allocation: Allocation) -> Lease {
+        let allocation = Arc::new(Mutex::new(allocation));
+        let renewing = AbortOnDropHandle::new(tokio::spawn(renew(overlay.clone(), allocation.clone())));
+        Lease { overlay, allocation, _renewing: renewing }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.overlay.release(*self.allocation.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A relay that does not renew lets the allocation end: the call finds another path then.
+async fn renew(overlay: Overlay, held: Arc<Mutex<Allocation>>) {
+    loop {
+        let allocation = *held.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = allocation.until.0.saturating_sub(UnixMillis::now().0);
+        tokio::time::sleep(Duration::from_millis(left / 2).max(RENEW_AT_MOST_EVERY)).await;
+        if let Ok(renewed) = overlay.renew(allocation).await {
+            *held.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+        }
     }
 }
 
