@@ -38,8 +38,9 @@ pub(in crate::media) struct Driver {
 
 impl Driver {
     pub(in crate::media) fn new(call: CallId, offers: bool, surroundings: Arc<dyn Surroundings>) -> Driver {
-        let mut machine = Machine::new(call, offers, surroundings.loopback(), Instant::now());
-        machine.set_servers(surroundings.stun_servers());
+        let now = Instant::now();
+        let mut machine = Machine::new(call, offers, surroundings.loopback(), now);
+        machine.set_servers(surroundings.stun_servers(), now);
         let wake = Arc::new(Notify::new());
         let (machine, relay_wanted, lease) = (Mutex::new(machine), Mutex::default(), Mutex::default());
         let (pipe_wanted, pipe) = (AtomicBool::new(false), Mutex::default());
@@ -213,7 +214,8 @@ fn follow_routes(leg: &Leg, stream: &Stream, ice: &Driver) {
         change(&|machine, now| machine.remove_local(*gone, now));
         stream.rtp.remove(*gone);
     }
-    let loopback = ice.surroundings.loopback();
+    let (loopback, servers) = (ice.surroundings.loopback(), ice.surroundings.stun_servers());
+    change(&|machine, now| machine.set_servers(servers.clone(), now));
     let usable = |ip: &IpAddr| message::is_possible(SocketAddr::new(*ip, 1), loopback);
     for ip in routes::addresses(&far).into_iter().filter(usable) {
         if held.iter().any(|local| local.ip() == ip) {

@@ -162,11 +162,13 @@ impl Machine {
         }
     }
 
-    /// Servers that say which address they see, for sockets added from now on.
-    pub(super) fn set_servers(&mut self, servers: Vec<SocketAddr>) {
-        let mut servers = servers;
+    /// Servers that say which address they see. The first that become known are asked at once.
+    pub(super) fn set_servers(&mut self, mut servers: Vec<SocketAddr>, now: Instant) {
         servers.retain(|server| message::is_possible(*server, self.loopback));
-        self.servers = servers;
+        let first = std::mem::replace(&mut self.servers, servers).is_empty();
+        for local in self.locals.iter().filter(|_| first) {
+            self.gather.ask(*local, &self.servers, now);
+        }
     }
 
     /// A socket of ours, from the first one on in the order of preference.

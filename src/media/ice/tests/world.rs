@@ -115,7 +115,7 @@ impl World {
         let now = Instant::now();
         let ends = [0, 1].map(|n| {
             let mut machine = Machine::new(CALL, n == 0, false, now);
-            machine.set_servers(vec![at(SERVER)]);
+            machine.set_servers(vec![at(SERVER)], now);
             machine.add_local(hosts[n], now);
             End {
                 machine,
