@@ -352,6 +352,15 @@ fn moves_from_a_relayed_to_a_direct_connection() {
     while world.deliver(1) {}
     assert_eq!((world.carrier(0), world.carrier(1)), (Some(1), Some(1)));
     assert_eq!((&world.heard[0], &world.heard[1]), (&world.said[1], &world.said[0]));
+    // The circuit has served, and costs a third party.
+    let look = |world: &mut World| {
+        world.ends.iter_mut().for_each(|end| end.handle_timeout(Instant::now()));
+        world.settle_actions();
+    };
+    (0..9).for_each(|_| look(&mut world));
+    assert!(world.connections[0].1, "in a moment it may be needed again");
+    look(&mut world);
+    assert!(!world.connections[0].1 && world.connections[1].1);
     // Direct to direct is no gain.
     world.establish(false, None);
     while world.deliver(0) {}
