@@ -1,5 +1,5 @@
-//! The local API on loopback: health and metrics for anyone on this machine, status and lookups for who can read the
-//! token in the data directory. Not a web page, and never reachable from a network.
+//! The local API on loopback: health, metrics and a relay's totals for anyone on this machine, status and lookups for who
+//! can read the token in the data directory. Never reachable from a network.
 //!
 //! Every request must name this server in its Host header, so that a web page whose name was rebound to 127.0.0.1
 //! cannot read answers.
@@ -28,6 +28,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 mod lookup;
+mod relay_page;
 
 pub use lookup::{FoundDevice, LookupAnswer, LookupTrouble, look_up};
 
@@ -110,6 +111,7 @@ impl Api {
         let router = Router::new()
             .route("/health", get(health))
             .route("/metrics", get(metrics))
+            .route("/relay", get(relay))
             .merge(guarded)
             .layer(middleware::from_fn_with_state(address, needs_own_host))
             .with_state(shared);
@@ -141,6 +143,11 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     shared.tasks.set(i64::try_from(tasks_alive()).unwrap_or(i64::MAX));
     ([(header::CONTENT_TYPE, kind)], shared.parts.metrics.encode()).into_response()
+}
+
+async fn relay(State(shared): State<Arc<Shared>>) -> Response {
+    let status = shared.parts.relay.as_ref().map(|relay| relay.status().borrow().clone());
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], relay_page::page(status.as_ref())).into_response()
 }
 
 fn tasks_alive() -> usize {

@@ -142,7 +142,8 @@ fn introduce(node: &Node, role: Role) -> anyhow::Result<()> {
         }
     }
     if let Some(api) = info.api {
-        say(&format!("health and metrics: http://{api}/health http://{api}/metrics"));
+        let page = if role == Role::Relay { format!(" http://{api}/relay") } else { String::new() };
+        say(&format!("health and metrics: http://{api}/health http://{api}/metrics{page}"));
     }
     Ok(())
 }

@@ -113,7 +113,7 @@ impl Actor {
             self.meter.refuse("relay: malformed".into());
             return self.ledger.note(peer, Fact::Refused, now);
         };
-        let ip = self.address_of(&peer, connection);
+        let ip = self.relay_ip(&peer, connection);
         let from = From { node, ip, member: self.is_member(&peer, &node, now) };
         let public = self.public_addresses(ip);
         let ready = self.relaying.ready.clone();
@@ -185,6 +185,12 @@ impl Actor {
             .collect();
         all.sort_unstable();
         all.into_iter().map(|(.., ip)| ip).collect()
+    }
+
+    /// The far end of a connection.
+    fn relay_ip(&self, peer: &PeerId, connection: ConnectionId) -> Option<IpAddr> {
+        let dialled = || self.peers.dialled_at(peer).and_then(address::ip_of);
+        self.inbound.get(&connection).and_then(address::ip_of).or_else(dialled)
     }
 
     /// From where a node talks to this one.

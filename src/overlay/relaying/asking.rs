@@ -96,15 +96,14 @@ impl Want {
 #[derive(Debug)]
 struct Wish {
     want: Want,
-    candidates: Vec<PeerId>,
+    /// `None`: to be chosen. A node that has just started is still being told which relays there are.
+    candidates: Option<Vec<PeerId>>,
     until: Instant,
     last: RelayRefused,
 }
 
-enum Sent {
-    Where,
-    Wish(Wish),
-}
+/// What a request was sent for; `None`: to know what a relay has.
+type Sent = Option<Wish>;
 
 pub(in crate::overlay) struct Asking {
     known: Known,
@@ -129,7 +128,7 @@ impl Actor {
     /// A peer speaks `relay/1`.
     pub(super) fn relay_found(&mut self, peer: PeerId, now: Instant) {
         if self.relaying.asking.known.wants(&peer, now) {
-            self.relay_send(peer, &Request::Where, Sent::Where);
+            self.relay_send(peer, &Request::Where, None);
         }
     }
 
@@ -151,23 +150,27 @@ impl Actor {
             self.meter.refuse("own: too many wishes of relays".into());
             return want.failed(RelayRefused::Unreachable);
         }
-        let candidates = match &want {
+        self.relay_go_on(Wish { want, candidates: None, until: now + PATIENCE, last: RelayRefused::NoRelay }, now);
+    }
+
+    /// Whom to ask. Those who are not connected are dialled.
+    fn relay_candidates(&mut self, want: &Want) -> Vec<PeerId> {
+        let candidates: Vec<PeerId> = match want {
             Want::Allocate { call, peer, .. } => {
                 let far = peer.and_then(|peer| self.relay_address_of(&peer)).map(Subnet::of);
-                asking.known.candidates(call, far, |peer| self.swarm.is_connected(peer))
+                let known = &self.relaying.asking.known;
+                known.candidates(call, far, |peer| self.swarm.is_connected(peer))
             }
             Want::Renew { allocation, .. } | Want::Release { allocation } => {
                 peer_named(&allocation.relay).into_iter().collect()
             }
         };
-        let last = if candidates.is_empty() { RelayRefused::NoRelay } else { RelayRefused::Unreachable };
         for peer in candidates.iter().take(2) {
-            // Who is connected is not dialled.
             if let Some(address) = self.relaying.asking.known.dialled(peer).cloned() {
                 self.dial_known(*peer, vec![address]);
             }
         }
-        self.relay_go_on(Wish { want, candidates, until: now + PATIENCE, last }, now);
+        candidates
     }
 
     /// Asks the next one that is connected, or waits for one.
@@ -175,14 +178,33 @@ impl Actor {
         if !wish.want.is_wanted() {
             return;
         }
-        match wish.candidates.iter().position(|peer| self.swarm.is_connected(peer)) {
-            Some(at) if now < wish.until => {
-                let peer = wish.candidates.remove(at);
-                let request = wish.want.request();
-                self.relay_send(peer, &request, Sent::Wish(wish));
+        if now >= wish.until {
+            return wish.want.failed(wish.last);
+        }
+        let mut candidates = match wish.candidates.take() {
+            Some(candidates) => candidates,
+            None => self.relay_candidates(&wish.want),
+        };
+        if candidates.is_empty() {
+            let hopeful = self.relaying.asking.sent.values().any(|sent| sent.is_none());
+            match wish.last == RelayRefused::NoRelay && hopeful {
+                true => self.relaying.asking.waiting.push(wish),
+                false => wish.want.failed(wish.last),
             }
-            None if now < wish.until && !wish.candidates.is_empty() => self.relaying.asking.waiting.push(wish),
-            Some(_) | None => wish.want.failed(wish.last),
+            return;
+        }
+        if wish.last == RelayRefused::NoRelay {
+            wish.last = RelayRefused::Unreachable;
+        }
+        let open = candidates.iter().position(|peer| self.swarm.is_connected(peer));
+        let peer = open.map(|at| candidates.remove(at));
+        wish.candidates = Some(candidates);
+        match peer {
+            Some(peer) => {
+                let request = wish.want.request();
+                self.relay_send(peer, &request, Some(wish));
+            }
+            None => self.relaying.asking.waiting.push(wish),
         }
     }
 
@@ -195,9 +217,9 @@ impl Actor {
 
     pub(super) fn relay_unanswered(&mut self, peer: PeerId, id: OutboundRequestId, now: Instant) {
         match self.relaying.asking.sent.remove(&id) {
-            Some(Sent::Wish(wish)) => self.relay_go_on(wish, now),
+            Some(Some(wish)) => self.relay_go_on(wish, now),
             // It is asked again when it says again what it speaks.
-            Some(Sent::Where) | None => tracing::trace!(%peer, "no answer of a relay"),
+            Some(None) | None => tracing::trace!(%peer, "no answer of a relay"),
         }
     }
 
@@ -210,21 +232,22 @@ impl Actor {
         now: Instant,
     ) {
         let Some(sent) = self.relaying.asking.sent.remove(&id) else { return };
-        let ip = self.address_of(&peer, connection);
+        let ip = self.relay_ip(&peer, connection);
         let reply = Reply::decode(bytes);
         match (sent, reply) {
-            (Sent::Where, Ok(Reply::Here { observed, stun_port, media })) => {
+            (None, Ok(Reply::Here { observed, stun_port, media })) => {
                 let Some(ip) = ip else { return };
                 let dialled = self.peers.dialled_at(&peer).cloned();
                 let here = Here { ip: ip.to_canonical(), observed, stun: stun_port, media };
                 self.relaying.asking.known.told(peer, here, dialled, now);
                 self.relaying.asking.tell_servers();
+                self.relay_round(now);
             }
-            (Sent::Wish(mut wish), Ok(Reply::Refused(why))) => {
+            (Some(mut wish), Ok(Reply::Refused(why))) => {
                 wish.last = RelayRefused::Refused(why);
                 self.relay_go_on(wish, now);
             }
-            (Sent::Wish(Wish { want: Want::Allocate { call, reply, .. }, .. }), Ok(Reply::Given { .. }))
+            (Some(Wish { want: Want::Allocate { call, reply, .. }, .. }), Ok(Reply::Given { .. }))
                 if reply.is_closed() =>
             {
                 // Nobody wants it any more.
@@ -233,7 +256,7 @@ impl Actor {
                 let _ = self.swarm.behaviour_mut().media_relays.send_request(&peer, request.encode().into());
             }
             (
-                Sent::Wish(Wish { want: Want::Allocate { call, reply, peer: far }, candidates, until, last }),
+                Some(Wish { want: Want::Allocate { call, reply, peer: far }, candidates, until, last }),
                 Ok(Reply::Given { ours, theirs, seconds, bits_per_second }),
             ) => {
                 // Only at itself: a relay sends us to no third party.
@@ -260,13 +283,13 @@ impl Actor {
                     }
                 }
             }
-            (Sent::Wish(Wish { want: Want::Renew { allocation, reply }, .. }), Ok(Reply::Renewed { seconds })) => {
+            (Some(Wish { want: Want::Renew { allocation, reply }, .. }), Ok(Reply::Renewed { seconds })) => {
                 let until = UnixMillis(UnixMillis::now().0 + u64::from(seconds) * 1_000);
                 let _ = reply.send(Ok(Allocation { until, ..allocation }));
             }
-            (Sent::Wish(Wish { want: Want::Release { .. }, .. }), Ok(Reply::Released)) => {}
-            (Sent::Where, _) => self.relay_lied(peer, now),
-            (Sent::Wish(wish), _) => {
+            (Some(Wish { want: Want::Release { .. }, .. }), Ok(Reply::Released)) => {}
+            (None, _) => self.relay_lied(peer, now),
+            (Some(wish), _) => {
                 self.relay_lied(peer, now);
                 self.relay_go_on(wish, now);
             }
