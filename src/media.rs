@@ -36,7 +36,7 @@ mod sdp;
 mod srtp;
 mod stream;
 
-pub use framed::Duplex;
+pub use framed::{BoxDuplex, Duplex};
 pub use ice::{CallId, Relay, Surroundings};
 pub use leg::{MediaLeg, Paths};
 

@@ -4,14 +4,13 @@
 use super::Shared;
 use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
-use crate::media::{CallId, Duplex, MediaLeg, Paths, Relay, Surroundings};
+use crate::media::{BoxDuplex, CallId, MediaLeg, Paths, Relay, Surroundings};
 use crate::overlay::{Allocation, LinkId, Overlay};
 use crate::wire::AddressScope;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
@@ -81,7 +80,7 @@ impl Meetings {
     }
 
     /// `node` opened a stream of bytes for a call. It goes to nobody if that is no call with this node.
-    pub(super) fn take_pipe(&self, node: NodeKey, call: CallId, pipe: Pin<Box<dyn Duplex>>) {
+    pub(super) fn take_pipe(&self, node: NodeKey, call: CallId, pipe: BoxDuplex) {
         let paths = {
             let table = self.lock();
             let mut open = table.open.iter();
@@ -147,12 +146,12 @@ impl Surroundings for OnLink {
         })
     }
 
-    fn pipe(&self, call: CallId) -> BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>> {
+    fn pipe(&self, call: CallId) -> BoxFuture<'static, Option<BoxDuplex>> {
         let (overlay, node) = (self.overlay.clone(), self.node);
         Box::pin(async move {
             let pipe = overlay.media_pipe(node, call.0).await;
             let pipe = pipe.inspect_err(|error| tracing::debug!(%error, "no stream for the sound of a call"));
-            Some(Box::pin(pipe.ok()?) as Pin<Box<dyn Duplex>>)
+            Some(Box::pin(pipe.ok()?) as BoxDuplex)
         })
     }
 

@@ -28,6 +28,9 @@ const MOST_WAITING: usize = 64;
 pub trait Duplex: AsyncRead + AsyncWrite + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Send + 'static> Duplex for S {}
 
+/// Of whatever kind.
+pub type BoxDuplex = Pin<Box<dyn Duplex>>;
+
 /// Packets on their way to the stream of bytes, which may be slower than they come.
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -69,13 +72,7 @@ impl Outbox {
 }
 
 /// Carries packets both ways until the stream of bytes or the stream of the leg ends.
-pub(super) async fn carry(
-    pipe: Pin<Box<dyn Duplex>>,
-    outbox: Arc<Outbox>,
-    leg: Arc<Leg>,
-    index: usize,
-    stream: Weak<Stream>,
-) {
+pub(super) async fn carry(pipe: BoxDuplex, outbox: Arc<Outbox>, leg: Arc<Leg>, index: usize, stream: Weak<Stream>) {
     let (reader, writer) = pipe.split();
     let arrive = |packet: &[u8]| {
         let stream = stream.upgrade()?;

@@ -19,20 +19,20 @@ mod gather;
 mod guard;
 mod machine;
 mod message;
+mod pair;
 mod routes;
 mod stun;
 
 #[cfg(test)]
 mod tests;
 
-use super::framed::Duplex;
+use super::framed::BoxDuplex;
 use bytes::Bytes;
 pub(super) use driver::{Driver, attach, drive};
 use futures::future::BoxFuture;
 use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::Pin;
 pub(super) use stun::is_stun;
 
 /// Which call of a link something is about: drawn by the end that offers.
@@ -74,7 +74,7 @@ pub trait Surroundings: Send + Sync + 'static {
     fn relay(&self, call: CallId) -> BoxFuture<'static, Option<Relay>>;
 
     /// A stream of bytes to the far end, for when no UDP gets through. Dropping the future gives up.
-    fn pipe(&self, call: CallId) -> BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>>;
+    fn pipe(&self, call: CallId) -> BoxFuture<'static, Option<BoxDuplex>>;
 
     /// Whether addresses of this very machine count: in tests and closed overlays.
     fn loopback(&self) -> bool;

@@ -1,7 +1,7 @@
 //! One side of a call's media as its owner sees it: descriptions in, descriptions out, and what follows from them for
 //! the streams.
 
-use super::framed::Duplex;
+use super::framed::BoxDuplex;
 use super::gate::Gate;
 use super::ice::{self, CallId, Driver, Surroundings};
 use super::path::Path;
@@ -12,7 +12,6 @@ use super::{LegKind, LegPermit, LegStats, MediaError, random_u64};
 use bytes::Bytes;
 use sdp_types::Session;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -417,7 +416,7 @@ impl Paths {
     }
 
     /// The far end opened a stream of bytes for this call (`media/1`), which it has named.
-    pub fn take_pipe(&self, pipe: Pin<Box<dyn Duplex>>) {
+    pub fn take_pipe(&self, pipe: BoxDuplex) {
         if let Some(leg) = self.leg.upgrade() {
             leg.take_pipe(pipe);
         }

@@ -1,7 +1,7 @@
 //! The driver of one stream of a leg: sockets, the task that reads them, and the way from one leg to the other.
 //! The judgement is in `gate`; this file moves bytes.
 
-use super::framed::{Duplex, PIPE};
+use super::framed::{BoxDuplex, PIPE};
 use super::gate::{Gate, Packet, Reason};
 use super::ice::{self, Driver};
 use super::packet::{self, Header, Kind, MAX_PACKET};
@@ -9,7 +9,6 @@ use super::path::Path;
 use super::ports::PortGuard;
 use super::{LegKind, PathKind, Shared};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
@@ -154,7 +153,7 @@ impl Leg {
     }
 
     /// The far end opened a stream of bytes for the sound.
-    pub(super) fn take_pipe(self: &Arc<Leg>, pipe: Pin<Box<dyn Duplex>>) {
+    pub(super) fn take_pipe(self: &Arc<Leg>, pipe: BoxDuplex) {
         let streams = lock(&self.streams).clone();
         let found = streams.iter().enumerate().find_map(|(index, stream)| Some((index, stream.as_ref()?)));
         if let Some((index, stream)) = found.filter(|(_, stream)| stream.ice.is_some()) {

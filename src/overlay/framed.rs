@@ -252,11 +252,10 @@ impl ConnectionHandler for Handler {
     fn on_connection_event(&mut self, event: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol, (), u64>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
-                // One clone is the handler's own.
-                if Arc::strong_count(&self.places) <= MAX_INBOUND {
-                    let pipe = Pipe { stream, _place: self.places.clone() };
-                    self.reports.push_back(Report::Incoming(pipe));
-                }
+                let pipe = Pipe { stream, _place: self.places.clone() };
+                // One clone is the handler's own, one the new stream's.
+                let places = Arc::strong_count(&self.places) - 2;
+                self.reports.extend((places < MAX_INBOUND).then_some(Report::Incoming(pipe)));
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => {
                 self.reports.push_back(Report::Opened(info, Pipe { stream, _place: Arc::new(()) }));

@@ -3,7 +3,7 @@
 
 use super::machine::{Chosen, Effect, Machine};
 use super::{CallId, Relay, Surroundings, message, routes};
-use crate::media::framed::{Duplex, Outbox, PIPE, carry};
+use crate::media::framed::{BoxDuplex, Outbox, PIPE, carry};
 use crate::media::gate::Gate;
 use crate::media::path::Path;
 use crate::media::stream::{Leg, Stream, lock};
@@ -11,7 +11,6 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, OptionFuture};
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -121,7 +120,7 @@ impl Driver {
 
 /// Finds paths for a stream until it is gone. Holds it only while at work, as its reader does.
 pub(in crate::media) async fn drive(leg: Arc<Leg>, index: usize, stream: Weak<Stream>) {
-    let mut opening: Option<BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>>> = None;
+    let mut opening: Option<BoxFuture<'static, Option<BoxDuplex>>> = None;
     let mut asking: Option<BoxFuture<'static, Option<Relay>>> = None;
     let mut routes_due = tokio::time::interval(ROUTES_EVERY);
     routes_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -184,7 +183,7 @@ pub(in crate::media) async fn drive(leg: Arc<Leg>, index: usize, stream: Weak<St
 }
 
 /// Packets may be carried on `pipe` from now on, instead of one that was there before.
-pub(in crate::media) fn attach(leg: &Arc<Leg>, index: usize, stream: &Arc<Stream>, pipe: Pin<Box<dyn Duplex>>) {
+pub(in crate::media) fn attach(leg: &Arc<Leg>, index: usize, stream: &Arc<Stream>, pipe: BoxDuplex) {
     let Some(ice) = &stream.ice else { return };
     let outbox = Arc::new(Outbox::default());
     stream.rtp.set_pipe(outbox.clone());

@@ -7,17 +7,12 @@ use super::agent::{Agent, Proof, Transmit};
 use super::gather::Gather;
 use super::guard::Guard;
 use super::message::{self, Candidate, Kind, MAX_CANDIDATES, Message};
+use super::pair::Pair;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// A path on which nothing genuine came for this long is not used any more: two lost checks of each end do no harm, and
-/// speech comes fifty times a second.
-pub(super) const SILENT: Duration = Duration::from_millis(1_500);
-/// A path on which no check was answered for this long, whatever else came: the far end does not consent any more
-/// (RFC 7675, which allows 30 s), or does not hear us.
-const CONSENT: Duration = Duration::from_secs(5);
 /// A direct path that has worked for so long is better than a relay.
 const PROVEN: Duration = Duration::from_secs(2);
 /// How long the checks of a new start have, and those of the first one, which the far end may begin later.
@@ -65,30 +60,6 @@ pub(in crate::media) struct Chosen {
     pub(in crate::media) relayed: bool,
 }
 
-/// What is known of a pair of addresses that something genuine came on.
-struct Path {
-    local: SocketAddr,
-    remote: SocketAddr,
-    relayed: bool,
-    /// Working without a pause since.
-    since: Instant,
-    heard: Instant,
-    answered: Instant,
-}
-
-impl Path {
-    fn works(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.heard) < SILENT && now.saturating_duration_since(self.answered) < CONSENT
-    }
-
-    fn hear(&mut self, now: Instant) {
-        if !self.works(now) {
-            self.since = now;
-        }
-        self.heard = now;
-    }
-}
-
 pub(super) struct Machine {
     call: CallId,
     controlling: bool,
@@ -108,7 +79,7 @@ pub(super) struct Machine {
     done: bool,
     /// Of the far end in this generation.
     named: Vec<Candidate>,
-    paths: Vec<Path>,
+    paths: Vec<Pair>,
     chosen: Option<Chosen>,
     /// Since when.
     chosen_at: Instant,
@@ -123,6 +94,8 @@ pub(super) struct Machine {
     look_at: Instant,
     restart_at: Option<Instant>,
     effects: VecDeque<Effect>,
+    /// A relay took over: a new start while it carries the call.
+    degraded: bool,
     /// Starts in a row that found nothing.
     in_vain: u32,
 }
@@ -158,6 +131,7 @@ impl Machine {
             look_at: now + LOOK,
             restart_at: Some(now + FIRST_CHANCE),
             effects: VecDeque::new(),
+            degraded: false,
             in_vain: 0,
         }
     }
@@ -277,7 +251,7 @@ impl Machine {
         }
         if self.restart_at.is_some_and(|at| now >= at) {
             self.restart_at = None;
-            if self.chosen.is_none() && self.generation < MOST_GENERATIONS {
+            if (std::mem::take(&mut self.degraded) || self.chosen.is_none()) && self.generation < MOST_GENERATIONS {
                 // Who does not look for paths will not look for others.
                 match self.is_met() {
                     true => self.begin(self.generation + 1, now),
@@ -401,15 +375,15 @@ impl Machine {
             self.paths.swap_remove(oldest);
         }
         let relayed = self.is_relayed(remote);
-        self.paths.push(Path { local, remote, relayed, since: now, heard: now, answered: now });
+        self.paths.push(Pair { local, remote, relayed, since: now, heard: now, answered: now });
     }
 
     /// Whether the path in use still works; if not, the best other one. From a relay back to a direct one.
     fn look(&mut self, now: Instant) {
         self.look_at = now + LOOK;
         let Some(Chosen { local, remote, relayed }) = self.chosen else { return };
-        let in_use = |path: &Path| (path.local, path.remote) == (local, remote);
-        let proven = |path: &Path| !path.relayed && now.saturating_duration_since(path.since) >= PROVEN;
+        let in_use = |path: &Pair| (path.local, path.remote) == (local, remote);
+        let proven = |path: &Pair| !path.relayed && now.saturating_duration_since(path.since) >= PROVEN;
         let works = self.paths.iter().any(|path| in_use(path) && path.works(now));
         if works && !relayed && self.relay.is_some() && now.saturating_duration_since(self.chosen_at) >= RELAY_KEPT {
             self.relay = None;
@@ -419,7 +393,13 @@ impl Machine {
         let better = others.filter(|path| !works || (relayed && proven(path)));
         let best = better.max_by_key(|path| (!path.relayed, path.heard)).map(|path| (path.local, path.remote));
         match best {
-            Some((local, remote)) => self.choose(local, remote, now),
+            Some((local, remote)) => {
+                self.choose(local, remote, now);
+                if !works && !relayed && self.chosen.is_some_and(|chosen| chosen.relayed) {
+                    // The direct way may be open again under another address of ours.
+                    (self.degraded, self.restart_at) = (true, Some(now));
+                }
+            }
             None if works => {}
             None => {
                 tracing::debug!(call = ?self.call, "the path fell silent");

@@ -49,7 +49,7 @@ impl Surroundings for Link {
         Box::pin(std::future::ready(None))
     }
 
-    fn pipe(&self, _call: CallId) -> BoxFuture<'static, Option<Pin<Box<dyn Duplex>>>> {
+    fn pipe(&self, _call: CallId) -> BoxFuture<'static, Option<BoxDuplex>> {
         let to = stream::lock(&self.to).clone();
         let (near, far) = pipes();
         Box::pin(async move {
@@ -70,7 +70,7 @@ fn without_candidates(message: &Bytes) -> Bytes {
 }
 
 /// Both ends of a stream of bytes.
-fn pipes() -> (Pin<Box<dyn Duplex>>, Pin<Box<dyn Duplex>>) {
+fn pipes() -> (BoxDuplex, BoxDuplex) {
     let (near, far) = tokio::io::duplex(4_096);
     (Box::pin(Bytewise(near)), Box::pin(Bytewise(far)))
 }
