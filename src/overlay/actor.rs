@@ -231,7 +231,9 @@ impl Actor {
             let through = circuits::Through::read(address);
             let place = through.as_ref().map_or(address, |through| &through.at);
             let first = through.is_some() || once(address);
-            first && self.may_dial(place) && self.dialling.call(place, now)
+            // Nobody is dialled for a circuit through a relay that is connected: many calls may go through one.
+            let there = through.as_ref().is_some_and(|through| self.swarm.is_connected(&through.relay));
+            first && self.may_dial(place) && (there || self.dialling.call(place, now))
         };
         addresses.retain(|address| may(address));
         let links = &mut self.swarm.behaviour_mut().link;
