@@ -94,8 +94,6 @@ pub(super) struct Machine {
     look_at: Instant,
     restart_at: Option<Instant>,
     effects: VecDeque<Effect>,
-    /// A relay took over: a new start while it carries the call.
-    degraded: bool,
     /// Starts in a row that found nothing.
     in_vain: u32,
 }
@@ -131,7 +129,6 @@ impl Machine {
             look_at: now + LOOK,
             restart_at: Some(now + FIRST_CHANCE),
             effects: VecDeque::new(),
-            degraded: false,
             in_vain: 0,
         }
     }
@@ -251,7 +248,7 @@ impl Machine {
         }
         if self.restart_at.is_some_and(|at| now >= at) {
             self.restart_at = None;
-            if (std::mem::take(&mut self.degraded) || self.chosen.is_none()) && self.generation < MOST_GENERATIONS {
+            if self.chosen.is_none() && self.generation < MOST_GENERATIONS {
                 // Who does not look for paths will not look for others.
                 match self.is_met() {
                     true => self.begin(self.generation + 1, now),
@@ -393,13 +390,7 @@ impl Machine {
         let better = others.filter(|path| !works || (relayed && proven(path)));
         let best = better.max_by_key(|path| (!path.relayed, path.heard)).map(|path| (path.local, path.remote));
         match best {
-            Some((local, remote)) => {
-                self.choose(local, remote, now);
-                if !works && !relayed && self.chosen.is_some_and(|chosen| chosen.relayed) {
-                    // The direct way may be open again under another address of ours.
-                    (self.degraded, self.restart_at) = (true, Some(now));
-                }
-            }
+            Some((local, remote)) => self.choose(local, remote, now),
             None if works => {}
             None => {
                 tracing::debug!(call = ?self.call, "the path fell silent");

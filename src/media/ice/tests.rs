@@ -133,22 +133,6 @@ fn starts_anew_when_nothing_works_and_returns_within_three_seconds() {
 }
 
 #[test]
-fn a_relay_bridges_a_router_that_forgets_and_the_direct_way_is_found_again() {
-    let mut world = World::new([Nat::PortRestricted; 2]);
-    world.run(Duration::from_millis(160));
-    world.grant(0, "90.0.0.1");
-    world.run(Duration::from_secs(2));
-    assert!(!world.connected().unwrap()[0].relayed);
-    world.homes[0].mappings.clear();
-    world.homes[0].allowed.clear();
-    world.homes[0].next_port = 30_000;
-    world.run(Duration::from_secs(8));
-    let [a, b] = world.connected().unwrap();
-    assert!(!a.relayed && !b.relayed && b.remote.port() > 30_000, "{b:?}");
-    assert!(world.ends.iter().all(|end| end.lost == 0), "at no time without a path");
-}
-
-#[test]
 fn a_dead_relay_is_replaced_within_three_seconds() {
     let mut world = World::new([Nat::Symmetric; 2]);
     world.run(Duration::from_millis(200));
