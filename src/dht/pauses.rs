@@ -31,8 +31,8 @@ pub fn between_checks(nodes: f64) -> Duration {
 
 /// `per_node`: seconds.
 fn in_proportion(nodes: f64, per_node: f64, least: Duration, most: Duration) -> Duration {
-    // No number of nodes is none.
-    Duration::from_secs_f64(per_node * nodes.max(0.0).min(1e9)).clamp(least, most)
+    let nodes = if nodes.is_nan() { 0.0 } else { nodes.clamp(0.0, 1e9) };
+    Duration::from_secs_f64(per_node * nodes).clamp(least, most)
 }
 
 #[cfg(test)]
