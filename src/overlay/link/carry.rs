@@ -224,7 +224,12 @@ impl Behaviour {
                     self.go_around(id, now);
                     self.advance(id, now);
                 }
-                Phase::Up => self.check_up(id, now),
+                Phase::Up => {
+                    if link.is_doubted() {
+                        self.go_around(id, now);
+                    }
+                    self.check_up(id, now);
+                }
             }
         }
     }

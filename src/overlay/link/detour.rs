@@ -89,10 +89,12 @@ pub(super) fn sort_out(addresses: Vec<Multiaddr>, detours: &mut Vec<Detour>, not
 impl Behaviour {
     /// Sets out on the ways around that are not under way.
     pub(super) fn set_out(&mut self, id: LinkId, now: Instant) {
+        let carrier = self.links.get(id).and_then(|link| link.current).and_then(|stream| self.connection(stream));
+        let doubted = carrier.and_then(|carrier| Through::read(carrier.dialled.as_ref()?)).map(|through| through.relay);
         let Some(link) = self.links.get_mut(id) else { return };
-        // Who is connected already first.
+        // Who is connected already first; last the relay of the circuit that is in doubt.
         let peers = &self.peers;
-        link.detours.sort_by_key(|detour| !peers.contains_key(&detour.relay));
+        link.detours.sort_by_key(|detour| (doubted == Some(detour.relay), !peers.contains_key(&detour.relay)));
         let mut from = now;
         for detour in link.detours.iter_mut().filter(|d| d.state == State::Untried || !d.is_open(now)) {
             detour.state = State::Later { from };
