@@ -17,7 +17,9 @@ use tokio::sync::{Notify, mpsc};
 
 /// How long a link without a call stays open: the next call to the same person rings at once.
 const IDLE: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// And one that came up over a circuit: relays give each node few of them.
+const IDLE_RELAYED: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkInfo {
@@ -131,7 +133,9 @@ impl Links {
     /// Links that nobody used for a while.
     fn idle(&self, now: Instant) -> Vec<LinkId> {
         let open = self.lock();
-        let unused = |entry: &Open| entry.uses == 0 && now.saturating_duration_since(entry.idle_since) >= IDLE;
+        let patience = |entry: &Open| if entry.info.remote_ip.is_unspecified() { IDLE_RELAYED } else { IDLE };
+        let unused =
+            |entry: &Open| entry.uses == 0 && now.saturating_duration_since(entry.idle_since) >= patience(entry);
         open.iter().filter(|(_, entry)| unused(entry)).map(|(link, _)| *link).collect()
     }
 

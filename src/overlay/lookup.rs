@@ -14,6 +14,11 @@ use tokio::sync::mpsc;
 const FIRST_PEER: Duration = Duration::from_secs(2);
 const FIRST_SERVER: Duration = Duration::from_secs(6);
 
+/// Neighbours are asked again while nothing is found: one that came up just now has published nothing yet, or has not found
+/// us, and when the line of both is down the way between them may have led over it.
+const NEAR_AGAIN: Duration = Duration::from_millis(500);
+const NEAR_FOR: Duration = Duration::from_secs(6);
+
 /// With fewer servers than contacts that agree, others who are on their way are waited for this long: the first alone may be
 /// a liar, and a search asks only whom it begins with and those that they name.
 const FEW: usize = 3;
@@ -26,6 +31,7 @@ pub(super) struct Lookup {
     pub(super) engine: Option<Box<dht::Lookup>>,
     /// What a neighbour held before it began.
     pub(super) near: Option<ValidBundle>,
+    near_at: Instant,
     started: Instant,
     first_valid: Option<Instant>,
     events: mpsc::Sender<LookupEvent>,
@@ -36,7 +42,18 @@ pub(super) struct Lookup {
 
 impl Lookup {
     pub(super) fn new(who: IdHash, keys: [RecordKey; 4], events: mpsc::Sender<LookupEvent>, now: Instant) -> Self {
-        Self { who, keys, engine: None, near: None, started: now, first_valid: None, events, untold: None, done: false }
+        Self {
+            who,
+            keys,
+            engine: None,
+            near: None,
+            near_at: now,
+            started: now,
+            first_valid: None,
+            events,
+            untold: None,
+            done: false,
+        }
     }
 
     /// With nobody to ask: whether somebody may still come. `hopeful`: a peer is there, or on its way.
@@ -62,6 +79,19 @@ impl Lookup {
             engine.local(local);
         }
         self.engine = Some(Box::new(engine));
+    }
+
+    /// Whether the nodes on the same network are to be asked now: at the beginning, and again while nothing is found.
+    pub(super) fn asks_near(&mut self, now: Instant) -> bool {
+        let due = self.near_due().is_some_and(|at| now >= at);
+        if due {
+            self.near_at = now + NEAR_AGAIN;
+        }
+        due
+    }
+
+    fn near_due(&self) -> Option<Instant> {
+        (self.first_valid.is_none() && self.near_at < self.started + NEAR_FOR).then_some(self.near_at)
     }
 
     /// A node on the same network holds this.
@@ -107,11 +137,12 @@ impl Lookup {
     }
 
     pub(super) fn timeout(&self) -> Option<Instant> {
-        match &self.engine {
+        let next = match &self.engine {
             Some(engine) => engine.poll_timeout(),
-            // Before that it is looked at whenever others are.
+            // Before that it is looked at whenever others are, too.
             None => Some(self.started + FIRST_SERVER),
-        }
+        };
+        next.into_iter().chain(self.near_due()).min()
     }
 
     /// The engine is through with its repairs too, or nobody waits for the result.

@@ -133,14 +133,7 @@ impl Actor {
             let Some(operation) = self.waiting.pop_front() else { break };
             let id = self.next_operation;
             self.next_operation += 1;
-            let key = match &operation {
-                Operation::Lookup(lookup) => Some(lookup.keys[0]),
-                Operation::Publish(_) | Operation::Walk(_) => None,
-            };
             self.go_on(id, operation, now);
-            if let Some(key) = key.filter(|_| self.running.contains_key(&id)) {
-                self.ask_neighbours(id, key, now);
-            }
         }
         if now < self.operations_at {
             return;
@@ -232,10 +225,17 @@ impl Actor {
         if over {
             self.ended(operation, now);
         } else {
+            let near = match &mut operation {
+                Operation::Lookup(lookup) => lookup.asks_near(now).then_some(lookup.keys[0]),
+                Operation::Publish(_) | Operation::Walk(_) => None,
+            };
             if let Some(at) = operation.timeout() {
                 self.operations_at = self.operations_at.min(at);
             }
             self.running.insert(id, operation);
+            if let Some(key) = near {
+                self.ask_neighbours(id, key, now);
+            }
         }
     }
 

@@ -93,7 +93,7 @@ class Home:
     def host(self, n):
         kind, access = self.kind, self.access
         host = self.internet.space(f"{self.name}-{n}")
-        ip4, ip6 = f"192.168.1.{10 + n}", f"{access.inner6}::{10 + n}"
+        ip4, ip6 = f"{self.net}.{10 + n}", f"{access.inner6}::{10 + n}"
         spaces.ip(self.router, f"link add p{n} type veth peer name eth0 netns {host}\nlink set p{n} master lan up")
         lines = ["link set eth0 up"]
         lines += [f"addr add {ip4}/24 dev eth0", f"route add default via {self.net}.1"] if kind.v4 else []

@@ -93,7 +93,11 @@ async fn a_call_goes_over_a_relay_and_what_is_asked_is_told() {
     assert_eq!(caller.overlay.media_relay([7; 16], None).await.unwrap().ours, allocation.ours, "asked again");
     caller.overlay.release(allocation);
     until(&relay, |status| status.allocations == 0 && status.granted == 1).await;
-    let refused = caller.overlay.renew(allocation).await;
+    // A connection that nothing keeps open may close under a question.
+    let refused = match caller.overlay.renew(allocation).await {
+        Err(RelayRefused::Unreachable) => caller.overlay.renew(allocation).await,
+        other => other,
+    };
     assert_eq!(refused, Err(RelayRefused::Refused(Refusal::Unknown)));
 }
 
