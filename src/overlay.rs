@@ -25,6 +25,7 @@ mod behaviour;
 mod cards;
 mod checking;
 mod circuits;
+mod clocks;
 mod dialling;
 mod disk;
 mod exchange;
@@ -232,6 +233,9 @@ pub struct OverlayStatus {
     pub circuits_served: usize,
     /// Where it is: public, behind a NAT, and how others see it.
     pub reach: Reach,
+    /// By how many milliseconds this node's clock is ahead of most others', give or take half a round trip; from three
+    /// nodes on.
+    pub clock_ahead_ms: Option<i64>,
     pub records_held: usize,
     pub links: usize,
     /// Bytes in and out since start.

@@ -127,6 +127,7 @@ pub(super) struct Actor {
     pub(super) slots: slots::Slots,
     pub(super) circuits: circuits::Circuits,
     pub(super) reaching: reaching::Reaching,
+    pub(super) clocks: super::clocks::Clocks,
     pub(super) relaying: relaying::Relaying,
     pub(super) relay_replies: mpsc::Receiver<relaying::Ready>,
     pub(super) upkeep: upkeep::Upkeep,

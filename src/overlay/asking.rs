@@ -267,6 +267,7 @@ impl Actor {
         if reply.said == Said::Busy {
             return Err(Failure::Busy);
         }
+        self.clocks.heard(pending.to, reply.time, wall);
         if receipt
             && matches!(pending.asker, Asker::Request(..))
             && let Some(card) = &pending.card

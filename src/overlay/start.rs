@@ -151,6 +151,7 @@ impl Overlay {
             slots: Default::default(),
             circuits: circuits::Circuits::new(config.circuits, grants),
             reaching: reaching::Reaching::new(config.scope, !external.is_empty(), now),
+            clocks: super::clocks::Clocks::default(),
             upkeep: Upkeep::new(server, now),
             store,
         };

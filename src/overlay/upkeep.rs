@@ -272,6 +272,7 @@ impl Actor {
             circuits: self.circuit_texts(),
             circuits_served: self.circuits.grants.circuits(),
             reach: self.reaching.picture.reach(Instant::now()),
+            clock_ahead_ms: self.clocks.ahead_ms(),
             bytes_in,
             bytes_out,
             refused: self.meter.refusals().clone(),
