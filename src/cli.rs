@@ -10,6 +10,7 @@ use std::process::ExitCode;
 mod call;
 mod contacts;
 mod demo;
+mod doctor;
 mod first;
 mod id;
 mod line;
@@ -116,6 +117,8 @@ enum Command {
         #[arg(long)]
         peers: bool,
     },
+    /// What this network is, which paths work, and what to do
+    Doctor,
     /// The settings in force
     #[command(subcommand)]
     Config(settings::ConfigCommand),
@@ -178,6 +181,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Some(Command::Lookup { who }) => status::lookup(&common, &who).await,
         Some(Command::Status { peers: false }) => status::status(&common).await,
         Some(Command::Status { peers: true }) => status::peers(&common).await,
+        Some(Command::Doctor) => doctor::doctor(&common).await,
         Some(Command::Config(command)) => settings::config(&common, command),
     }
 }

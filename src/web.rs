@@ -27,13 +27,18 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+mod doctor;
 mod lookup;
 mod relay_page;
 
+pub use doctor::{Examination, RelayTry, StunTry, TcpTry, examine};
 pub use lookup::{FoundDevice, LookupAnswer, LookupTrouble, look_up};
 
 /// Lookups at a time through the API; each is bounded in time.
 const MAX_LOOKUPS: usize = 8;
+
+/// Examinations at a time: each is a call through a relay that others pay for.
+const MAX_EXAMINATIONS: usize = 1;
 
 /// What the API shows.
 #[derive(Clone)]
@@ -80,6 +85,7 @@ struct Shared {
     parts: ApiParts,
     started: Instant,
     lookups: Semaphore,
+    examinations: Semaphore,
     tasks: Gauge,
 }
 
@@ -102,11 +108,13 @@ impl Api {
         parts.metrics.register("runtime", |registry| {
             registry.register("tasks", "Asynchronous tasks that are alive", tasks.clone());
         });
-        let shared = Arc::new(Shared { parts, started: Instant::now(), lookups: Semaphore::new(MAX_LOOKUPS), tasks });
+        let (lookups, examinations) = (Semaphore::new(MAX_LOOKUPS), Semaphore::new(MAX_EXAMINATIONS));
+        let shared = Arc::new(Shared { parts, started: Instant::now(), lookups, examinations, tasks });
         let guarded = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/peers", get(peers))
             .route("/v1/lookup", get(lookup_route))
+            .route("/v1/doctor", get(doctor_route))
             .layer(middleware::from_fn_with_state(shared.clone(), needs_token));
         let router = Router::new()
             .route("/health", get(health))
@@ -188,6 +196,13 @@ async fn lookup_route(State(shared): State<Arc<Shared>>, Query(Who { who }): Que
         Ok(answer) => Json(answer).into_response(),
         Err(trouble) => refuse(StatusCode::BAD_REQUEST, &trouble.to_string()),
     }
+}
+
+async fn doctor_route(State(shared): State<Arc<Shared>>) -> Response {
+    let Ok(_permit) = shared.examinations.try_acquire() else {
+        return refuse(StatusCode::TOO_MANY_REQUESTS, "an examination is under way");
+    };
+    Json(examine(&shared.parts.overlay).await).into_response()
 }
 
 fn refuse(status: StatusCode, words: &str) -> Response {
