@@ -1,0 +1,54 @@
+"""`peerline doctor` in homes of every kind: what it says beside what the home is."""
+
+import time
+
+from kinds import KINDS
+from town import Town
+
+# Kinds whose NAT gives another port for each destination, and those through which no UDP passes.
+SYMMETRIC, NO_UDP = {"symmetric"}, {"noudp", "web"}
+
+
+def doctors(names, options):
+    """For each kind: what `doctor --json` found, and what of it is wrong (in words)."""
+    with Town(options.relays, options.delay, options.keep) as town:
+        desktops = {n: town.desktop(n, town.internet.home(KINDS[n], n + "-h").hosts[0]) for n in names}
+        for desktop in desktops.values():
+            desktop.up()
+        for desktop in desktops.values():
+            desktop.in_touch(options.patience)
+        time.sleep(options.settle)
+        found = {}
+        for name, desktop in desktops.items():
+            with desktop.host.inside():
+                found[name] = desktop.node.command("doctor", check=False) or {}
+        return {name: (one, wrong(name, one)) for name, one in found.items()}
+
+
+def wrong(name, found):
+    if not found:
+        return ["it said nothing"]
+    said = []
+    answered = [tried for tried in found["stun"] if tried["rtt_ms"] is not None]
+    if bool(answered) == (name in NO_UDP):
+        said.append(f"{len(answered)} STUN answers")
+    wanted = None if name in NO_UDP or name == "ipv6" else "per destination" if name in SYMMETRIC else "one"
+    if found["mapping"] != wanted:
+        said.append(f"mapping {found['mapping']}, and it is {wanted}")
+    if found["relay"]["good"] == (name in NO_UDP):
+        said.append(f"self-call: {found['relay']['words'] or 'heard'}")
+    if not found["can_be_called"]:
+        said.append("cannot be called")
+    if abs(found["clock_ahead_ms"] or 0) > 1_000:
+        said.append(f"clock ahead by {found['clock_ahead_ms']} ms")
+    return said
+
+
+def line(name, found, said):
+    relay = found.get("relay", {})
+    best = min((tried["rtt_ms"] for tried in found.get("stun", []) if tried["rtt_ms"] is not None), default=None)
+    return (
+        f"{'FAIL' if said else 'ok  '} {name:>9}: {found.get('reach', {}).get('kind')}, mapping {found.get('mapping')}, "
+        f"UDP {'-' if best is None else f'{best} ms'}, self-call {'heard' if relay.get('good') else relay.get('words')}, "
+        f"loss {relay.get('loss_percent')} %, clock {found.get('clock_ahead_ms')} ms{'  WRONG: ' + '; '.join(said) if said else ''}"
+    )
