@@ -33,16 +33,17 @@ struct Home {
 impl Home {
     /// Listens nowhere: there is no address at which it could be dialled.
     async fn hidden(relays: &[Node]) -> Self {
-        Self::start(relays, Vec::new(), Some(true)).await
+        Self::start(relays, true).await
     }
 
-    async fn open(relays: &[Node]) -> Self {
-        Self::start(relays, vec!["/ip4/127.0.0.1/tcp/0".into()], None).await
+    /// Listens nowhere either, so that nobody dials it by itself, and is reached through nobody.
+    async fn silent(relays: &[Node]) -> Self {
+        Self::start(relays, false).await
     }
 
-    async fn start(relays: &[Node], listen: Vec<String>, reserve: Option<bool>) -> Self {
-        let circuits = CircuitsConfig { reserve, ..CircuitsConfig::default() };
-        let setup = Setup { server: Some(false), listen, circuits, ..Setup::default() };
+    async fn start(relays: &[Node], reserve: bool) -> Self {
+        let circuits = CircuitsConfig { reserve: Some(reserve), ..CircuitsConfig::default() };
+        let setup = Setup { server: Some(false), listen: Vec::new(), circuits, ..Setup::default() };
         let bootstrap: Vec<String> = relays.iter().map(|relay| relay.address.clone()).collect();
         let (overlay, events) = start(&bootstrap, &setup).await.unwrap();
         let user = User::at(&setup.secret);
@@ -81,7 +82,7 @@ async fn a_node_that_cannot_be_dialled_is_called_through_its_relays() {
     reaches(&callee.overlay, |status| status.circuits.len() == 2).await;
     let published: Vec<String> = callee.overlay.publishable().iter().map(|address| address_text(address)).collect();
     assert!(published.iter().all(|text| text.ends_with("/p2p-circuit")), "{published:?}");
-    let mut caller = Home::open(&relays).await;
+    let mut caller = Home::silent(&relays).await;
     let started = Instant::now();
     let link = caller.call(&callee).await;
     assert!(matches!(caller.event().await, OverlayEvent::LinkUp { outbound: true, .. }));
@@ -110,7 +111,7 @@ async fn a_stream_beside_the_link_carries_bytes_and_only_beside_a_link() {
     let relays = relays(2).await;
     let mut callee = Home::hidden(&relays).await;
     reaches(&callee.overlay, |status| status.circuits.len() == 2).await;
-    let mut caller = Home::open(&relays).await;
+    let mut caller = Home::silent(&relays).await;
     let node = callee.secret.public();
     assert!(caller.overlay.media_pipe(node, [8; 16]).await.is_err(), "not even connected");
     caller.call(&callee).await;
@@ -177,7 +178,7 @@ async fn two_hidden_nodes_call_each_other_though_relays_die_one_after_the_other(
 async fn nobody_is_reached_through_a_node_that_does_not_serve() {
     let others = vec![node(&[], Setup::default()).await];
     let hidden = Home::hidden(&others).await;
-    let mut caller = Home::open(&others).await;
+    let mut caller = Home::silent(&others).await;
     reaches(&hidden.overlay, |status| status.peers >= 1).await;
     assert!(hidden.overlay.status().borrow().circuits.is_empty());
     let peer = peerline::overlay::peer_id_text(&others[0].secret.public());
