@@ -176,7 +176,9 @@ async fn two_hidden_nodes_call_each_other_though_relays_die_one_after_the_other(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_reached_through_a_node_that_does_not_serve() {
-    let others = vec![node(&[], Setup::default()).await];
+    // Told to: by itself it serves as soon as somebody could dial it.
+    let circuits = CircuitsConfig { serve: Some(false), ..CircuitsConfig::default() };
+    let others = vec![node(&[], Setup { circuits, ..Setup::default() }).await];
     let hidden = Home::hidden(&others).await;
     let mut caller = Home::silent(&others).await;
     reaches(&hidden.overlay, |status| status.peers >= 1).await;
