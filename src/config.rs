@@ -88,6 +88,8 @@ pub struct OverlaySettings {
     pub external: Vec<String>,
     /// Find nodes on the same network by multicast.
     pub mdns: bool,
+    /// Ask the home's router to open this node's ports (PCP, NAT-PMP, UPnP).
+    pub map_ports: bool,
     /// Serve the DHT: `auto`, `on`, `off`.
     pub serve: Serve,
     /// Connections in total, per address, and per /24 or /48.

@@ -374,6 +374,7 @@ fn overlay_config(
         listen,
         bootstrap: overlay.bootstrap.clone(),
         mdns: overlay.mdns,
+        map_ports: overlay.map_ports,
         external: overlay.external.clone(),
         server: overlay.serve.forced(),
         circuits: circuits_config(&settings.circuits),

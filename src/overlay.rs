@@ -46,6 +46,7 @@ mod network;
 mod operations;
 mod paying;
 mod peers;
+mod port_mapping;
 mod process;
 mod proving;
 mod publish;
@@ -92,6 +93,9 @@ pub struct OverlayConfig {
     pub mdns: bool,
     /// Addresses that the operator says are reachable from outside.
     pub external: Vec<String>,
+    /// Ask the router of the home to open the ports that are listened on. Only under scope `global`, and not where
+    /// `external` says what is open.
+    pub map_ports: bool,
     /// Force DHT server mode on or off; `None`: by the rules of FORMATS "Decisions for the first day".
     pub server: Option<bool>,
     /// Connections that are passed on for others, and by others.

@@ -44,6 +44,7 @@ pub(super) fn of_role(role: Role) -> Settings {
             bootstrap: Vec::new(),
             external: Vec::new(),
             mdns: role != Role::Relay,
+            map_ports: role != Role::Relay,
             serve: if role == Role::Relay { Serve::On } else { Serve::Auto },
             max_connections: connections,
             max_connections_per_ip: per_ip,

@@ -9,6 +9,7 @@ use super::dialling::Dialling;
 use super::meter::Meter;
 use super::operations::Operation;
 use super::peers::Peers;
+use super::port_mapping::PortMapping;
 use super::process::Processes;
 use super::publish::Remembered;
 use super::records::Write;
@@ -127,6 +128,9 @@ pub(super) struct Actor {
     pub(super) slots: slots::Slots,
     pub(super) circuits: circuits::Circuits,
     pub(super) reaching: reaching::Reaching,
+    pub(super) port_mapping: Option<PortMapping>,
+    /// Where the router says that it lets others through.
+    pub(super) opened: watch::Receiver<Vec<Address>>,
     pub(super) clocks: super::clocks::Clocks,
     pub(super) relaying: relaying::Relaying,
     pub(super) relay_replies: mpsc::Receiver<relaying::Ready>,
@@ -161,6 +165,7 @@ impl Actor {
                 Some(listed) = self.lists.recv() => self.listed(listed),
                 Some(ready) = self.relay_replies.recv() => self.relay_reply(ready),
                 Some(minted) = self.minted.recv() => self.minted(minted),
+                Ok(()) = self.opened.changed() => self.ports_opened(Instant::now()),
                 Some(audited) = self.answers_to_audits.recv() => self.audited(audited),
                 event = self.swarm.select_next_some() => self.swarm_event(event),
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -343,6 +348,7 @@ impl Actor {
 
     /// Says goodbye on the links, tells who waits, and leaves on disk what the next life needs.
     async fn stop(mut self) {
+        let ports = self.port_mapping.take().map(PortMapping::stop);
         for (_, reply) in self.connecting.drain() {
             let _ = reply.send(Err(LinkError::Stopped));
         }
@@ -364,6 +370,9 @@ impl Actor {
         drop(self.writer);
         if tokio::time::timeout(LAST_WRITES, self.writing).await.is_err() {
             tracing::warn!("the last records were not written");
+        }
+        if let Some(ports) = ports {
+            ports.ended().await;
         }
         let peers = store.clone();
         // A panic of the database is told by the commit as well.

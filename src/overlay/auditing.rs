@@ -152,6 +152,7 @@ mod tests {
             listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
             bootstrap,
             mdns: false,
+            map_ports: false,
             external: Vec::new(),
             server: Some(true),
             circuits: Default::default(),

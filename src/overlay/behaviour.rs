@@ -14,6 +14,8 @@ use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{PeerId, StreamProtocol, autonat, dcutr, identify, mdns, ping, relay};
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 use libp2p_memory_connection_limits as memory_limits;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,9 @@ const RECORD_TTL: Duration = Duration::from_secs(10_800);
 
 /// Ping is for dead connections only; the default of 15 s is half of an idle node's traffic.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How soon an address of ours that is new is tried by others. The default of 5 s is what a first call would wait for.
+const TRYING: Duration = Duration::from_secs(1);
 
 /// Peers say who they are again after this; changes are pushed at once.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(30 * 60);
@@ -108,6 +113,8 @@ impl Behaviour {
             idle: LINK_FORGOTTEN,
             ..link::Config::default()
         };
+        let trying = autonat::v2::client::Config::default().with_probe_interval(TRYING);
+        let trying = autonat::v2::client::Behaviour::new(StdRng::from_seed(crate::identity::random()), trying);
         let mdns = config.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), here));
         let mdns = mdns.and_then(|mdns| {
             mdns.inspect_err(|error| tracing::warn!(%error, "nodes on this network will not be found by themselves"))
@@ -143,7 +150,7 @@ impl Behaviour {
             relaying: relay::Behaviour::new(here, grants.settings()),
             relayed,
             punching: fenced(dcutr::Behaviour::new(here)),
-            trying: Fenced::new(Default::default(), Fence::WhereItSays, config.scope, now),
+            trying: Fenced::new(trying, Fence::WhereItSays, config.scope, now),
             tried: public.then(|| Fenced::new(Default::default(), Fence::WhereItCameFrom, config.scope, now)).into(),
             media_relays: Relaying::behaviour(config),
             link: link::Behaviour::new(config.overlay, config.secret.public(), config.scope, links),

@@ -128,9 +128,7 @@ impl Behaviour {
             waker.wake();
         }
     }
-}
 
-impl Behaviour {
     /// Hears what a stream of `node` is for, and hands it up. `false`: too many are being heard.
     pub(super) fn hear(&self, mut pipe: Pipe, node: NodeKey, events: mpsc::Sender<OverlayEvent>) -> bool {
         let Ok(place) = self.naming.clone().try_acquire_owned() else { return false };

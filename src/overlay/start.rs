@@ -9,6 +9,7 @@ use super::dialling::Dialling;
 use super::intake::Intake;
 use super::joining;
 use super::meter::Meter;
+use super::port_mapping::PortMapping;
 use super::records::Records;
 use super::upkeep::Upkeep;
 use super::*;
@@ -93,6 +94,8 @@ impl Overlay {
             rules: dialling.clone(),
         });
         let (relaying, relay_replies, stun_servers) = relaying::Relaying::new(&config);
+        let maps = config.map_ports && external.is_empty();
+        let (port_mapping, opened) = PortMapping::start(maps, config.scope);
         let mut actor = Actor {
             relaying,
             relay_replies,
@@ -151,6 +154,8 @@ impl Overlay {
             slots: Default::default(),
             circuits: circuits::Circuits::new(config.circuits, grants),
             reaching: reaching::Reaching::new(config.scope, !external.is_empty(), now),
+            port_mapping,
+            opened,
             clocks: super::clocks::Clocks::default(),
             upkeep: Upkeep::new(server, now),
             store,

@@ -224,6 +224,7 @@ impl Actor {
         self.card = None;
         let now = Instant::now();
         let own: Vec<_> = self.listen.iter().filter_map(super::address::to_plain).collect();
+        self.wants_ports(&own);
         self.listens_at(&own, now);
         let direct = self.card_addresses();
         self.serve_circuits(&direct);
@@ -240,7 +241,8 @@ impl Actor {
     pub(super) fn card_addresses(&self) -> Vec<reachability::Address> {
         let listen: Vec<_> = self.listen.iter().filter_map(super::address::to_plain).collect();
         let now = Instant::now();
-        let alive: Vec<_> = listen.into_iter().filter(|own| !self.reaching.picture.is_dead(own, now)).collect();
+        let alive = listen.into_iter().filter(|own| !self.reaching.picture.is_dead(own, now));
+        let alive: Vec<_> = alive.chain(self.reaching.picture.open(now)).collect();
         reachability::publishable(&alive, &self.external, self.scope)
     }
 

@@ -25,6 +25,9 @@ const MAX_VOICES: usize = 16;
 /// Addresses offered for hole punching.
 const MAX_CANDIDATES: usize = 6;
 
+/// Addresses at which a router may say that it lets others through.
+const MAX_OPENED: usize = 4;
+
 /// A node with a public address is given this long to be dialled by others until it is taken to be behind a firewall, which
 /// most are. It can be found to be public later.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -70,6 +73,8 @@ pub struct Reach {
     pub udp_blocked: bool,
     /// Networks of nodes that dialled this one at its own address.
     pub confirmed_by: usize,
+    /// Where its router lets others through, if some came: as `seen_as`.
+    pub open: Vec<String>,
     /// Where others see it, `ip:port/transport`, the most agreed on first.
     pub seen_as: Vec<String>,
 }
@@ -117,6 +122,8 @@ pub struct Picture {
     /// The operator said where it is.
     told: bool,
     own: Vec<Address>,
+    /// Where a router says that it lets others through to us.
+    opened: Vec<Address>,
     own_since: Instant,
     /// Who sees us where: one view of each observer's network and transport.
     views: HashMap<(Network, Transport, bool), (Address, Instant)>,
@@ -135,6 +142,7 @@ impl Picture {
             scope,
             told,
             own: Vec::new(),
+            opened: Vec::new(),
             own_since: now,
             views: HashMap::new(),
             reached: HashMap::new(),
@@ -163,8 +171,28 @@ impl Picture {
             self.quic_failed.clear();
             self.quic_worked = None;
         }
-        let own = &self.own;
-        self.reached.retain(|address, _| own.contains(address));
+        self.forget_others();
+    }
+
+    /// A router says that it lets others through to us there. That is its word: see [`Self::open`].
+    pub fn opened(&mut self, at: &[Address]) {
+        self.opened = at.iter().copied().map(plain).filter(|at| is_global(at.ip)).take(MAX_OPENED).collect();
+        self.forget_others();
+    }
+
+    fn forget_others(&mut self) {
+        let (own, opened) = (&self.own, &self.opened);
+        self.reached.retain(|address, _| own.contains(address) || opened.contains(address));
+        self.missed.retain(|address, _| own.contains(address) || opened.contains(address));
+    }
+
+    fn is_ours(&self, at: &Address) -> bool {
+        self.own.contains(at) || self.opened.contains(at)
+    }
+
+    /// What a router opened, as far as others came through.
+    pub fn open(&self, now: Instant) -> impl Iterator<Item = Address> {
+        self.opened.iter().copied().filter(move |at| Self::voices(self.reached.get(at), now) > 0)
     }
 
     fn counts(&self, ip: IpAddr) -> bool {
@@ -194,7 +222,7 @@ impl Picture {
     /// through a NAT that lets in who was written to, those come whom we know.
     pub fn reached(&mut self, by: IpAddr, at: Address, now: Instant) {
         let at = plain(at);
-        if self.counts(by) && self.counts(at.ip) && self.own.contains(&at) {
+        if self.counts(by) && self.counts(at.ip) && self.is_ours(&at) {
             speak(self.reached.entry(at).or_default(), network(by), now);
         }
     }
@@ -202,7 +230,7 @@ impl Picture {
     /// A node at `by` tried to dial us at `at` and could not.
     pub fn missed(&mut self, by: IpAddr, at: Address, now: Instant) {
         let at = plain(at);
-        if self.counts(by) && self.own.contains(&at) {
+        if self.counts(by) && self.is_ours(&at) {
             speak(self.missed.entry(at).or_default(), network(by), now);
         }
     }
@@ -277,7 +305,7 @@ impl Picture {
     /// Where to send packets to meet us: where others see us, and our own addresses that may be reached.
     pub fn candidates(&self, now: Instant) -> Vec<Address> {
         let mut candidates = self.seen_as(now);
-        for own in self.own.iter().filter(|own| self.counts(own.ip)) {
+        for own in self.opened.iter().chain(self.own.iter().filter(|own| self.counts(own.ip))) {
             if !candidates.contains(own) {
                 candidates.push(*own);
             }
@@ -288,7 +316,7 @@ impl Picture {
 
     /// Our own addresses that it is worth asking others about.
     pub fn to_be_tried(&self) -> impl Iterator<Item = Address> {
-        self.own.iter().filter(|own| is_global(own.ip)).copied()
+        self.own.iter().chain(&self.opened).filter(|own| is_global(own.ip)).copied()
     }
 
     /// An address of ours that nobody could dial, though two networks tried: it is no use in a record.
@@ -342,6 +370,7 @@ impl Picture {
             ipv6: self.own.iter().any(|own| own.ip.is_ipv6() && is_global(own.ip)),
             udp_blocked: self.quic_worked.is_none() && tcp_only >= NO_UDP,
             confirmed_by: self.confirmed_by(now),
+            open: self.open(now).map(words).collect(),
             seen_as: self.seen_as(now).into_iter().take(MAX_CANDIDATES).map(words).collect(),
         }
     }

@@ -87,8 +87,23 @@ class Home:
         lan += [f"addr add {access.inner6}::1/64 dev lan nodad"] if kind.v6 else []
         spaces.ip(self.router, "\n".join(lan))
         self.rules()
+        if kind.opens:
+            self.opener()
         for n in range(2 if kind.shared else 1):
             self.hosts.append(self.host(n))
+
+    def opener(self):
+        """The router's program that opens ports for who asks; it ends with the namespace."""
+        folder = self.internet.folder / f"{self.name}-router"
+        folder.mkdir()
+        settings = folder / "miniupnpd.conf"
+        settings.write_text(
+            "ext_ifname=wan\nlistening_ip=lan\nenable_natpmp=yes\nenable_upnp=yes\nsecure_mode=yes\nsystem_uptime=yes\n"
+            "uuid=00000000-0000-0000-0000-000000000001\nallow 1024-65535 0.0.0.0/0 1024-65535\n"
+        )
+        command = ["miniupnpd", "-d", "-f", str(settings), "-P", str(folder / "pid")]
+        with spaces.inside(self.router), open(folder / "log", "wb") as log:
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def host(self, n):
         kind, access = self.kind, self.access

@@ -24,6 +24,8 @@ class Kind:
     firewall: bool = True
     carrier: bool = False
     shared: bool = False
+    # The router opens ports when a host asks (miniupnpd: PCP, NAT-PMP, UPnP).
+    opens: bool = False
     # A rule for what leaves the home, before everything else.
     leaving: str = ""
 
@@ -43,6 +45,7 @@ KINDS = {
         Kind("web", "TCP to port 443 only", mapping=None, filtering=None, leaving="tcp dport != 443 drop; meta l4proto != tcp drop"),
         Kind("ipv6", "IPv6 only, stateful firewall", v4=False, v6=True),
         Kind("dual", "IPv4 behind a port-restricted NAT, and IPv6 behind a firewall", v6=True),
+        Kind("opening", "symmetric, a router that opens ports when asked", mapping=BY_PORT, preserves=False, nat="symmetric", opens=True),
         Kind("shared", "two hosts in one home, port-restricted", shared=True),
     ]
 }
@@ -76,7 +79,19 @@ table inet gate {{
     }}
 }}
 {nat(kind.nat, public, inner, seed) if kind.v4 else ""}
+{OPENED if kind.opens else ""}
 """
+
+
+# Where miniupnpd writes its rules; `ct status dnat` lets through what they send in.
+OPENED = """
+table inet filter {
+    chain miniupnpd { }
+    chain prerouting_miniupnpd { }
+    chain postrouting_miniupnpd { }
+    chain asked { type nat hook prerouting priority dstnat + 1; jump prerouting_miniupnpd
+    }
+}"""
 
 
 def nat(nat, public, inner, seed):

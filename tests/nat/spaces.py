@@ -25,9 +25,9 @@ def missing():
         return "network namespaces are Linux's"
     if os.geteuid() != 0:
         return "needs root (network namespaces)"
-    for tool in ("ip", "nft"):
+    for tool in ("ip", "nft", "miniupnpd"):
         if not shutil.which(tool):
-            return f"needs `{tool}` (apt-get install iproute2 nftables)"
+            return f"needs `{tool}` (apt-get install iproute2 nftables miniupnpd-nftables)"
     if not Path("/dev/net/tun").exists():
         return "needs /dev/net/tun (the Internet's delay)"
     name = f"{PREFIX}{os.getpid()}-try"

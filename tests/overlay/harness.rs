@@ -79,6 +79,7 @@ pub async fn start(bootstrap: &[String], setup: &Setup) -> Result<(Overlay, mpsc
         listen: setup.listen.clone(),
         bootstrap: bootstrap.to_vec(),
         mdns: false,
+        map_ports: false,
         external: Vec::new(),
         server: setup.server,
         circuits: setup.circuits.clone(),

@@ -152,3 +152,26 @@ proptest! {
         prop_assert!(picture.reach(now).seen_as.len() <= MAX_CANDIDATES);
     }
 }
+
+#[test]
+fn a_router_that_opens_ports_is_believed_once_others_came_through() {
+    let now = Instant::now();
+    let mut picture = home(now);
+    picture.seen(ip("8.8.8.8"), at("7.7.7.7", Quic, 61_000), now);
+    let open = at("7.7.7.7", Quic, 4001);
+    picture.opened(&[open, at("192.168.0.9", Tcp, 4001)]);
+    assert_eq!(picture.to_be_tried().collect::<Vec<_>>(), [open], "another router above it helps nobody");
+    assert_eq!((picture.open(now).count(), picture.candidates(now)), (0, vec![at("7.7.7.7", Quic, 61_000), open]));
+    picture.reached(ip("6.6.6.6"), open, now);
+    assert_eq!(picture.open(now).collect::<Vec<_>>(), [open]);
+    assert_eq!(picture.reach(now).open, ["7.7.7.7:4001/quic"]);
+    assert!(picture.wants_relays(now), "the router may forget it at any moment");
+    picture.opened(&[]);
+    assert_eq!(picture.open(now).count(), 0);
+    picture.opened(&vec![open; 99]);
+    assert_eq!(
+        (picture.open(now).count(), picture.to_be_tried().count()),
+        (0, MAX_OPENED),
+        "and what was confirmed is void"
+    );
+}
