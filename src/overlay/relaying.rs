@@ -17,7 +17,7 @@ use crate::relay::{Ask, From, MediaFor, Relay};
 use asking::Asking;
 pub use asking::{Allocation, RelayRefused, Want};
 use bytes::Bytes;
-use libp2p::request_response::{Event, Message, ProtocolSupport};
+use libp2p::request_response::{Event, Message, OutboundFailure, ProtocolSupport};
 use libp2p::swarm::ConnectionId;
 use libp2p::{PeerId, StreamProtocol, identify};
 use std::net::{IpAddr, SocketAddr};
@@ -83,7 +83,9 @@ impl Actor {
             Event::Message { peer, connection_id, message: Message::Response { request_id, response } } => {
                 self.relay_answered(peer, connection_id, request_id, response.bytes, now);
             }
-            Event::OutboundFailure { peer, request_id, .. } => self.relay_unanswered(peer, request_id, now),
+            Event::OutboundFailure { peer, request_id, error, .. } => {
+                self.relay_unanswered(peer, request_id, matches!(error, OutboundFailure::ConnectionClosed), now);
+            }
             // Who asked has left.
             Event::InboundFailure { .. } | Event::ResponseSent { .. } => {}
         }

@@ -100,6 +100,8 @@ struct Wish {
     candidates: Option<Vec<PeerId>>,
     until: Instant,
     last: RelayRefused,
+    /// Whom it was put to a second time: nothing keeps a connection open, and it may close under the question.
+    again: Option<PeerId>,
 }
 
 /// What a request was sent for; `None`: to know what a relay has.
@@ -150,7 +152,8 @@ impl Actor {
             self.meter.refuse("own: too many wishes of relays".into());
             return want.failed(RelayRefused::Unreachable);
         }
-        self.relay_go_on(Wish { want, candidates: None, until: now + PATIENCE, last: RelayRefused::NoRelay }, now);
+        let (until, last) = (now + PATIENCE, RelayRefused::NoRelay);
+        self.relay_go_on(Wish { want, candidates: None, until, last, again: None }, now);
     }
 
     /// Whom to ask. Those who are not connected are dialled.
@@ -166,11 +169,15 @@ impl Actor {
             }
         };
         for peer in candidates.iter().take(2) {
-            if let Some(address) = self.relaying.asking.known.dialled(peer).cloned() {
-                self.dial_known(*peer, vec![address]);
-            }
+            self.relay_dial(*peer);
         }
         candidates
+    }
+
+    fn relay_dial(&mut self, peer: PeerId) {
+        if let Some(address) = self.relaying.asking.known.dialled(&peer).cloned() {
+            self.dial_known(peer, vec![address]);
+        }
     }
 
     /// Asks the next one that is connected, or waits for one.
@@ -215,9 +222,17 @@ impl Actor {
         }
     }
 
-    pub(super) fn relay_unanswered(&mut self, peer: PeerId, id: OutboundRequestId, now: Instant) {
+    /// `closed`: the connection went, and the question with it; the same peer is asked once more, after the others.
+    pub(super) fn relay_unanswered(&mut self, peer: PeerId, id: OutboundRequestId, closed: bool, now: Instant) {
         match self.relaying.asking.sent.remove(&id) {
-            Some(Some(wish)) => self.relay_go_on(wish, now),
+            Some(Some(mut wish)) => {
+                if closed && wish.again.is_none() {
+                    wish.again = Some(peer);
+                    wish.candidates.get_or_insert_default().push(peer);
+                    self.relay_dial(peer);
+                }
+                self.relay_go_on(wish, now);
+            }
             // It is asked again when it says again what it speaks.
             Some(None) | None => tracing::trace!(%peer, "no answer of a relay"),
         }
@@ -256,7 +271,7 @@ impl Actor {
                 let _ = self.swarm.behaviour_mut().media_relays.send_request(&peer, request.encode().into());
             }
             (
-                Some(Wish { want: Want::Allocate { call, reply, peer: far }, candidates, until, last }),
+                Some(Wish { want: Want::Allocate { call, reply, peer: far }, candidates, until, last, again }),
                 Ok(Reply::Given { ours, theirs, seconds, bits_per_second }),
             ) => {
                 // Only at itself: a relay sends us to no third party.
@@ -279,7 +294,7 @@ impl Actor {
                     _ => {
                         self.relay_lied(peer, now);
                         let want = Want::Allocate { call, reply, peer: far };
-                        self.relay_go_on(Wish { want, candidates, until, last }, now);
+                        self.relay_go_on(Wish { want, candidates, until, last, again }, now);
                     }
                 }
             }
