@@ -126,6 +126,13 @@ def strike(fault, options):
         return result
 
 
+def repeated(runs):
+    """Several runs of one fault as one result; good when all were. `gaps_s` is the longer silence of each, sorted."""
+    good = sum(run["good"] for run in runs)
+    gaps = sorted(max(run["gap_s"]) for run in runs if "gap_s" in run)
+    return {"runs": runs, "good_runs": good, "gaps_s": gaps, "good": good == len(runs)}
+
+
 def line(fault, r):
     verdict = "ok  " if r["good"] else "FAIL"
     if not r["answered"]:

@@ -92,9 +92,12 @@ def line(r):
     ms = lambda v: "-" if v is None else f"{v} ms"  # noqa: E731
     said = "" if r["ok"] else f"  {r['words'] if not r['answered'] else 'heard for %s s' % r.get('heard_s')}"
     probe = "direct " + ms(r["prober_ms"]) if r["prober_ms"] is not None else "no direct way"
+    media = str(r.get("media") or "mixed" if r["answered"] else "-")
+    if r.get("media_end") != r.get("media"):
+        media += f", then {r.get('media_end') or 'mixed'}"
     return (
         f"{verdict} {r['from']:>9} -> {r['to']:9} two-way {ms(r['two_way_ms']):>8}, rings {ms(r['ring_ms']):>8}, "
-        f"media {str(r.get('media') or '-'):16} prober: {probe}{said}"
+        f"media {media:16} prober: {probe}{said}"
     )
 
 
@@ -103,14 +106,11 @@ def short_word(r):
         return "no call"
     if not r["ok"]:
         return "silent"
-    media = r.get("media")
-    if not isinstance(media, str):
-        return "mixed"
-    return media.split()[0]
+    return "mixed" if not isinstance(r["media_end"], str) else r["media_end"].split()[0]
 
 
 def table(names, results):
-    """Rows call, columns are called. `*`: the prober gets through directly."""
+    """Rows call, columns are called. A cell says what carried the end of the call; `*`: the prober gets through directly."""
     cells = {(r["from"], r["to"]): short_word(r) + ("*" if r["prober_ms"] is not None else "") for r in results}
     shown = [n for n in names if any(n in pair for pair in cells)]
     width = max(8, *(len(c) for c in cells.values())) + 1
@@ -127,7 +127,8 @@ def summary(results):
     percentile = lambda v, p: v[min(len(v) - 1, int(p * len(v)))] if v else None  # noqa: E731
     return {
         "pairs": len(results), "good": len(good),
-        "prober_direct": len(possible), "direct_of_those": sum(1 for r in possible if r["ok"] and r.get("media") in ("direct", "lan")),
+        "prober_direct": len(possible), "direct_at_the_end": sum(1 for r in possible if r["ok"] and r["media_end"] in ("direct", "lan")),
+        "direct_all_along": sum(1 for r in possible if r["ok"] and r["media"] in ("direct", "lan")),
         "two_way_ms": {"p50": round(statistics.median(times)) if times else None, "p95": percentile(times, 0.95), "max": times[-1] if times else None},
         "ring_ms": {"p50": round(statistics.median(rings)) if rings else None, "p95": percentile(rings, 0.95)},
     }

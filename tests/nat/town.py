@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -145,6 +146,8 @@ class Town:
         before, calls_before = flows.count(self.internet.core), len(right.reports())
         start = time.time()
         process = left.call(right.node.uri, seconds, record)
+        ends = threading.Thread(target=self.watch, args=(process, seen := []))
+        ends.start()
         try:
             if during:
                 during(process)
@@ -152,6 +155,7 @@ class Town:
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
+        ends.join()
         caller = _json(out)
         result = {
             "from": left.name, "to": right.name, "answered": bool(caller.get("answered")), "ok": False,
@@ -179,8 +183,27 @@ class Town:
             # Nothing of it crossed the Internet.
             ways = ["lan", "lan"]
         result["media"] = ways[0] if ways[0] == ways[1] else ways
+        result["media_end"] = result["media"] if ways == ["lan", "lan"] else self.last_way(left, right, seen)
         result["flows"] = {" ".join(map(str, k)): n for k, n in packets.items() if n >= voice and k[0] in left.addresses() | right.addresses()}
         return result
+
+    def watch(self, process, seen):
+        """Appends (time, counted) twice a second while the process runs, and keeps the last few."""
+        while process.poll() is None:
+            seen.append((time.monotonic(), flows.count(self.internet.core)))
+            del seen[:-6]
+            time.sleep(0.5)
+
+    def last_way(self, left, right, seen):
+        """What carried the last half second in which both sides' voice was counted; None when it never was."""
+        for (earlier, before), (later, after) in reversed(list(zip(seen, seen[1:]))):
+            sent = {key: n - before.get(key, 0) for key, n in after.items()}
+            voice = (later - earlier) * PACKETS_A_SECOND * MOST_OF
+            sides = (left.addresses(), right.addresses())
+            ways = [flows.way(sent, *pair, self.relay_names(), voice) for pair in (sides, sides[::-1])]
+            if None not in ways:
+                return ways[0] if ways[0] == ways[1] else ways
+        return None
 
     def report(self, right, before, seconds=5):
         """The callee's report of the call, which it writes a moment after its end."""
