@@ -1,12 +1,14 @@
 """`peerline doctor` in homes of every kind: what it says beside what the home is."""
 
+import subprocess
 import time
 
 from kinds import KINDS
+from nodes import binary
 from town import Town
 
 # Kinds whose NAT gives another port for each destination, and those through which no UDP passes.
-SYMMETRIC, NO_UDP = {"symmetric"}, {"noudp", "web"}
+SYMMETRIC, NO_UDP = {"symmetric", "opening"}, {"noudp", "web"}
 
 
 def doctors(names, options):
@@ -22,7 +24,14 @@ def doctors(names, options):
         for name, desktop in desktops.items():
             with desktop.host.inside():
                 found[name] = desktop.node.command("doctor", check=False) or {}
+                if options.words and found[name]:
+                    found[name]["words"] = words(desktop.node)
         return {name: (one, wrong(name, one)) for name, one in found.items()}
+
+
+def words(node):
+    """What it says to a person."""
+    return subprocess.run([binary(), "doctor", *node.arguments()], capture_output=True, text=True).stdout.strip()
 
 
 def wrong(name, found):

@@ -74,13 +74,22 @@ def kill_relay(town, left, right, rest):
     """The relay that carries most of what leaves the caller."""
     before = flows.count(town.internet.core)
     time.sleep(1)
-    sent, names = flows.since(town.internet.core, before), town.relay_names()
-    by_relay = {}
-    for (source, to, _, _), n in sent.items():
-        if source in left.addresses() and to in names:
+    kill(town, left, flows.since(town.internet.core, before), lambda port: True)
+
+
+def kill_circuit(town, left, right, rest):
+    """The relay to which most signalling went since the caller dialled."""
+    kill(town, left, flows.since(town.internet.core, town.dialled), lambda port: port < 1024)
+
+
+def kill(town, left, sent, counted):
+    names, by_relay = town.relay_names(), {}
+    for (source, to, _, port), n in sent.items():
+        if source in left.addresses() and to in names and counted(port):
             by_relay[names[to]] = by_relay.get(names[to], 0) + n
     if by_relay:
-        os.kill(town.relays[int(max(by_relay, key=by_relay.get)[1:])].pid(), signal.SIGKILL)
+        town.killed = max(by_relay, key=by_relay.get)
+        os.kill(town.relays[int(town.killed[1:])].pid(), signal.SIGKILL)
 
 
 FAULTS = [
@@ -91,6 +100,7 @@ FAULTS = [
     Fault("reboot", "the router comes back with another address", "portpres", "portrand", reboot, 3.0),
     Fault("switch", "the callee goes over to another network", "portpres", "portrand", switch, 3.0),
     Fault("relay-killed", "kill -9 of the relay that carries the call", "symmetric", "symmetric", kill_relay, 3.0),
+    Fault("circuit-killed", "kill -9 of the relay that carries the signalling", "symmetric", "symmetric", kill_circuit, 3.0),
 ]
 
 
@@ -108,13 +118,14 @@ def strike(fault, options):
         after = {}
 
         def during(process):
+            town.dialled, town.killed = flows.count(town.internet.core), None
             time.sleep(AFTER)
             fault.strike(town, left, right, SECONDS - AFTER)
             after.update(flows.count(town.internet.core))
 
         result = town.call(left, right, SECONDS, options.patience, during)
         since = flows.since(town.internet.core, after)
-        result |= {"fault": fault.name, "placed": placed, "kept": result["answered"] and result["words"] == "OK", "good": False}
+        result |= {"fault": fault.name, "killed": town.killed, "placed": placed, "kept": result["answered"] and result["words"] == "OK", "good": False}
         if result["answered"]:
             heard = [gap(left.node.folder / "to-right.wav", RIGHT_HZ, SECONDS), gap(right.heard_file, LEFT_HZ, SECONDS)]
             result["gap_s"], result["tone_s"] = [g for g, _ in heard], [t for _, t in heard]
@@ -136,11 +147,12 @@ def repeated(runs):
 def line(fault, r):
     verdict = "ok  " if r["good"] else "FAIL"
     if not r["answered"]:
-        return f"{verdict} {fault.name:13} {fault.left} -> {fault.right}: no call: {r['words']}"
+        return f"{verdict} {fault.name:14} {fault.left} -> {fault.right}: no call: {r['words']}"
     gaps = " and ".join(f"{g:.2f} s" for g in r["gap_s"])
+    killed = f" (killed {r['killed']})" if r["killed"] else ""
     return (
-        f"{verdict} {fault.name:13} {fault.left} -> {fault.right}: caller and callee heard nothing for {gaps} "
-        f"(at most {fault.most} s), media {r.get('media')}, then {r.get('media_after')}; lost {r.get('lost')}: {fault.words}"
+        f"{verdict} {fault.name:14} {fault.left} -> {fault.right}: caller and callee heard nothing for {gaps} "
+        f"(at most {fault.most} s), media {r.get('media')}, then {r.get('media_after')}; lost {r.get('lost')}: {fault.words}{killed}"
     )
 
 
