@@ -112,6 +112,20 @@ async fn refuses_who_is_not_here() {
 }
 
 #[tokio::test]
+async fn says_so_when_the_node_is_of_another_overlay() {
+    let mut a = Node::start().await;
+    let (secret, user) = (NodeSecret::generate(), user());
+    let proof = bundle(&user, &secret, 1, UnixMillis::now());
+    let elsewhere = LocalUser { id: user.id, bundle: proof };
+    for listen in [TCP, QUIC] {
+        let b = Node::start_in(OverlayId([8; 32]), secret.clone(), elsewhere.clone(), Config::default(), listen).await;
+        a.call(&b).await;
+        let error = a.refused_link().await;
+        assert!(matches!(&error, LinkError::Refused(words) if words.contains("takes no calls")), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn says_so_when_nobody_is_there() {
     let (mut a, b) = (Node::start().await, Node::start().await);
     let (key, user, address) = (b.key, b.user, b.address.clone());

@@ -18,8 +18,8 @@ use tokio::sync::{Notify, mpsc};
 /// How long a link without a call stays open: the next call to the same person rings at once.
 const IDLE: Duration = Duration::from_secs(60);
 /// And one that came up over a circuit: relays give each node few of them.
-const IDLE_RELAYED: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_secs(3);
+const IDLE_RELAYED: Duration = Duration::from_secs(4);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkInfo {

@@ -41,7 +41,8 @@ impl CircuitSettings {
             max_reservations: reservations,
             max_reservations_per_subnet: 8,
             max_circuits: circuits,
-            max_circuits_per_source: 2,
+            // An office behind a NAT calls more than twice at a time.
+            max_circuits_per_source: 8,
             max_duration: Duration::from_secs(2 * 3_600),
             max_bytes: 64 * 1024 * 1024,
         }

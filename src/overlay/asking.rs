@@ -9,6 +9,7 @@ use super::actor::Actor;
 use super::address::{node_of, peer_named, to_multiaddr};
 use super::exchange::WINDOW;
 use super::operations::Operation;
+use super::transport::is_not_spoken;
 use crate::clock::UnixMillis;
 use crate::dht::{Answer, Ask, Card, Failure, MAX_PEERS, Question, Reply, RequestId, Said, Signed, StepId, Stored};
 use crate::identity::{NodeKey, random};
@@ -191,7 +192,10 @@ impl Actor {
         error: &OutboundFailure,
     ) {
         let Some(mut pending) = self.taken(&peer, id) else { return };
-        let broken = matches!(error, OutboundFailure::ConnectionClosed | OutboundFailure::Io(_));
+        let broken = match error {
+            OutboundFailure::Io(error) => !is_not_spoken(error),
+            error => matches!(error, OutboundFailure::ConnectionClosed),
+        };
         if broken && !pending.anew && pending.card.is_some() {
             // The connection was there before and was dead: once more, on a new one.
             pending.anew = true;
@@ -199,11 +203,11 @@ impl Actor {
             return;
         }
         let why = match error {
-            OutboundFailure::UnsupportedProtocols => {
+            OutboundFailure::Io(error) if is_not_spoken(error) => {
                 self.evict(&peer);
                 Failure::Malformed
             }
-            OutboundFailure::Io(_) => Failure::Malformed,
+            OutboundFailure::Io(_) | OutboundFailure::UnsupportedProtocols => Failure::Malformed,
             OutboundFailure::Timeout => {
                 // Silent, or the connection is dead without knowing: the next question goes over another one.
                 if !self.swarm.behaviour().link.uses(connection) {

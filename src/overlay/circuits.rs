@@ -25,11 +25,14 @@ use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
 use libp2p::relay::{self, HOP_PROTOCOL_NAME, StatusCode};
 use libp2p::{Multiaddr, PeerId, identify};
-use reserving::Step;
+use reserving::{Step, WANTED};
 use std::time::{Duration, Instant};
 
 /// Circuit addresses in a record: two relays, by QUIC and by TCP, and by the other family.
 const MAX_CIRCUITS: usize = 6;
+
+/// What firewalls that let nothing but web pages through take for one.
+const WEB_PORT: u16 = 443;
 
 /// Connections that are passed on for others, and by others.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +64,7 @@ impl Default for CircuitLimits {
             reservations: 32,
             reservations_per_subnet: 8,
             circuits: 32,
-            circuits_per_source: 2,
+            circuits_per_source: 8,
             duration: Duration::from_secs(2 * 3_600),
             bytes: 64 * 1024 * 1024,
         }
@@ -106,9 +109,8 @@ impl Actor {
 
     /// Does what is to be done so that this node is reached.
     pub(super) fn reserve(&mut self, now: Instant) {
-        let picture = &self.reaching.picture;
-        let auto = picture.wants_relays(now) && !self.circuits.serves(false);
-        self.circuits.reserving.want(self.circuits.config.reserve.unwrap_or(auto));
+        let wanted = self.relays_wanted(now);
+        self.circuits.reserving.want(wanted);
         loop {
             let slots = &self.slots;
             let Some(step) = self.circuits.reserving.poll(now, |peer| slots.is_open(peer)) else { return };
@@ -130,6 +132,25 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// A node that cannot be dialled needs relays; one that can needs one for those who get out by TCP to port 443 only, if
+    /// it does not listen there.
+    fn relays_wanted(&self, now: Instant) -> usize {
+        let picture = &self.reaching.picture;
+        match self.circuits.config.reserve {
+            Some(true) => WANTED,
+            Some(false) => 0,
+            None if self.circuits.serves(false) => 0,
+            None if picture.wants_relays(now) => WANTED,
+            None if self.scope == AddressScope::Global && picture.kind(now) == Kind::Public && !self.is_web() => 1,
+            None => 0,
+        }
+    }
+
+    fn is_web(&self) -> bool {
+        let listens = self.listen.iter().filter_map(to_plain);
+        self.external.iter().copied().chain(listens).any(|at| at.transport == Transport::Tcp && at.port == WEB_PORT)
     }
 
     /// The connections with a relay are not closed for being idle, or because a question ended.

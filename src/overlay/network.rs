@@ -7,6 +7,7 @@ use super::behaviour::BehaviourEvent;
 use super::gate;
 use super::intake::Put;
 use super::peers::MAX_ADDRESSES;
+use super::transport::is_not_spoken;
 use crate::clock::UnixMillis;
 use crate::dht::Stored;
 use bytes::Bytes;
@@ -59,6 +60,8 @@ impl Actor {
                 // Who does not speak ping may still be alive; who does and is silent is dead, and ping would leave it open.
                 match pinged.result {
                     Ok(round_trip) => self.circuits.reserving.measured(&pinged.peer, round_trip),
+                    Err(ping::Failure::Other { error })
+                        if error.downcast_ref::<std::io::Error>().is_some_and(is_not_spoken) => {}
                     Err(ping::Failure::Timeout | ping::Failure::Other { .. }) => {
                         self.swarm.close_connection(pinged.connection);
                     }

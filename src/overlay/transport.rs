@@ -6,7 +6,7 @@ use super::meter::Traffic;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent};
 use libp2p::core::transport::{Boxed, OrTransport};
-use libp2p::core::upgrade::Version;
+use libp2p::core::upgrade::{NegotiationError, Version};
 use libp2p::{PeerId, Transport, dns, identity::Keypair, noise, quic, relay, tcp, yamux};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
@@ -76,6 +76,13 @@ pub(super) fn build_with_circuits(
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let direct = build(key, traffic, rules)?;
     Ok((OrTransport::new(circuits, direct).map(|either, _| either.into_inner()).boxed(), behaviour))
+}
+
+/// Whether a stream failed because the far end does not know its protocol. Names go out with the first bytes
+/// (`Version::V1Lazy`), so it is heard when the answer is read.
+pub(super) fn is_not_spoken(error: &io::Error) -> bool {
+    let negotiation = error.get_ref().and_then(|inner| inner.downcast_ref::<NegotiationError>());
+    matches!(negotiation, Some(NegotiationError::Failed))
 }
 
 fn multiplexer() -> yamux::Config {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, SwarmBuilder, noise, tcp, yamux};
@@ -40,7 +41,10 @@ impl<B: NetworkBehaviour + Send> Driven<B> {
             .with_quic()
             .with_behaviour(|_| behaviour)
             .unwrap()
-            .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(2)))
+            .with_swarm_config(|c| {
+                c.with_idle_connection_timeout(Duration::from_secs(2))
+                    .with_substream_upgrade_protocol_override(Version::V1Lazy)
+            })
             .build();
         swarm.listen_on(listen.parse().unwrap()).unwrap();
         let address = loop {
@@ -138,9 +142,19 @@ impl Node {
 
     /// A node that shows `user`'s bundle, whoever made it.
     pub async fn start_as(secret: NodeSecret, user: LocalUser, config: Config, listen: &str) -> Self {
+        Self::start_in(OVERLAY, secret, user, config, listen).await
+    }
+
+    pub async fn start_in(
+        overlay: OverlayId,
+        secret: NodeSecret,
+        user: LocalUser,
+        config: Config,
+        listen: &str,
+    ) -> Self {
         let key = secret.public();
         let id = user.id;
-        let mut behaviour = Behaviour::new(OVERLAY, key, AddressScope::Any, config);
+        let mut behaviour = Behaviour::new(overlay, key, AddressScope::Any, config);
         behaviour.serve_user(user);
         let (swarm, address) = Driven::start(&secret, behaviour, listen).await;
         let peer = peerline::overlay::link::peer_id_of(&key).unwrap();

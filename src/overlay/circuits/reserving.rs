@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Relays at which this node is reached at the same time.
-const WANTED: usize = 2;
+/// Relays at which a node that cannot be dialled is reached at the same time.
+pub(in crate::overlay) const WANTED: usize = 2;
 
 /// Relays that are remembered. Beyond, one that is not used gives way.
 const MAX_KNOWN: usize = 64;
@@ -80,7 +80,7 @@ impl Relay {
 #[derive(Default)]
 pub(in crate::overlay) struct Reserving {
     relays: HashMap<PeerId, Relay>,
-    wanted: bool,
+    wanted: usize,
 }
 
 /// A /16 of IPv4, a /32 of IPv6: what is likely to fail together, and to be one owner's.
@@ -92,8 +92,8 @@ fn network(address: &Multiaddr) -> Option<[u8; 4]> {
 }
 
 impl Reserving {
-    /// Whether this node wants to be reached through others at all.
-    pub(in crate::overlay) fn want(&mut self, wanted: bool) {
+    /// At how many relays this node wants to be reached.
+    pub(in crate::overlay) fn want(&mut self, wanted: usize) {
         self.wanted = wanted;
     }
 
@@ -133,6 +133,10 @@ impl Reserving {
 
     /// The next thing to do at `now`, if any; again until there is none. `connected`: directly, and not about to close.
     pub(in crate::overlay) fn poll(&mut self, now: Instant, connected: impl Fn(&PeerId) -> bool) -> Option<Step> {
+        let held = self.held();
+        let too_many = held.len().saturating_sub(self.wanted);
+        // Who has held longest has proved most.
+        let spare: Vec<PeerId> = held.iter().rev().take(too_many).map(|through| through.relay).collect();
         for (peer, known) in &mut self.relays {
             match known.state {
                 State::Connecting { .. } if connected(peer) => {
@@ -140,14 +144,14 @@ impl Reserving {
                 }
                 State::Connecting { since } if now.saturating_duration_since(since) >= CONNECTING => known.failed(now),
                 // Never while the answer is on its way: the crate cannot bear it.
-                State::Held { listener, .. } if !self.wanted => {
+                State::Held { listener, .. } if spare.contains(peer) => {
                     known.state = State::Idle;
                     return Some(Step::Release(listener));
                 }
                 State::Idle | State::Connecting { .. } | State::Asked { .. } | State::Held { .. } => {}
             }
         }
-        if !self.wanted || self.relays.values().filter(|known| known.counts(now)).count() >= WANTED {
+        if self.relays.values().filter(|known| known.counts(now)).count() >= self.wanted {
             return None;
         }
         let used: Vec<_> = self.relays.values().filter(|r| r.counts(now)).map(|r| network(&r.at)).collect();

@@ -26,7 +26,7 @@ const SLACK: Duration = Duration::from_secs(60);
 const COMING_UP: Duration = Duration::from_secs(90);
 
 /// Circuits towards us from one network, in multiples of what one source may have: a carrier's NAT has many customers.
-const SOURCES_PER_SUBNET: usize = 8;
+const SOURCES_PER_SUBNET: usize = 4;
 
 /// How often one peer may ask for a reservation, and for a circuit.
 const RESERVING: Rate = Rate { per_second: 1.0 / 30.0, burst: 10.0 };

@@ -44,6 +44,8 @@ pub struct Behaviour {
     pub(super) links: Links,
     pub(super) streams: HashMap<StreamRef, Purpose>,
     pub(super) peers: HashMap<PeerId, Peer>,
+    /// How many connections of the peers are relayed.
+    circuits: usize,
     next_link: u64,
     next_stream: u64,
     /// For the owner.
@@ -70,6 +72,7 @@ impl Behaviour {
             links: Links::default(),
             streams: HashMap::new(),
             peers: HashMap::new(),
+            circuits: 0,
             next_link: 1,
             next_stream: 2,
             outbox: VecDeque::new(),
@@ -177,7 +180,7 @@ impl Behaviour {
 
     /// Whether there is a link with `peer`.
     pub fn is_linked(&self, peer: PeerId) -> bool {
-        !self.links.of_peer(peer).is_empty()
+        self.links.is_linked(peer)
     }
 
     /// Links that are up or on the way.
@@ -315,6 +318,7 @@ impl Behaviour {
         let mut connection = Connection::new(event.connection_id, event.endpoint);
         self.place_towards_relay(&mut connection, event.endpoint);
         let relayed = connection.relayed;
+        self.circuits += usize::from(relayed);
         self.peers.entry(event.peer_id).or_default().connections.push(connection);
         self.detours_connected(event.peer_id, event.connection_id, relayed);
         for id in self.links.of_peer(event.peer_id) {
@@ -331,7 +335,8 @@ impl Behaviour {
 
     fn handle_closed(&mut self, event: ConnectionClosed<'_>, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&event.peer_id) {
-            peer.connections.retain(|c| c.id != event.connection_id);
+            let gone = peer.connections.extract_if(.., |c| c.id == event.connection_id);
+            self.circuits -= gone.filter(|c| c.relayed).count();
             if peer.connections.is_empty() {
                 self.peers.remove(&event.peer_id);
                 self.allow_another_dial(event.peer_id, now);
@@ -357,7 +362,7 @@ impl Behaviour {
     }
 
     fn poll_tick(&mut self, cx: &mut Context<'_>) {
-        if self.links.is_empty() {
+        if self.links.is_empty() && self.circuits == 0 {
             self.tick = None;
             return;
         }
@@ -424,7 +429,7 @@ impl NetworkBehaviour for Behaviour {
         match report {
             Report::Opened(number) => self.handle_opened(stream(number), now),
             Report::Incoming(number) => self.handle_incoming(stream(number), now),
-            Report::NotOpened(number, not_spoken) => self.handle_not_opened(stream(number), not_spoken, now),
+            Report::NotOpened(number) => self.handle_gone(stream(number), now),
             Report::Frame(number, frame) => self.handle_frame(stream(number), frame, now),
             Report::Ended(number, why) => self.handle_ended(stream(number), why, now),
             Report::TurnedAway(count) => self.note_refusal(peer, Refusal::Flood, count, now),

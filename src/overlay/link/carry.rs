@@ -133,8 +133,18 @@ impl Behaviour {
                 self.handle_gone(stream, now);
             }
             Ended::Fault(reason) => self.handle_fault(stream, reason, now),
+            Ended::NotSpoken => self.handle_not_spoken(stream, now),
             Ended::Closed => self.handle_gone(stream, now),
         }
+    }
+
+    fn handle_not_spoken(&mut self, stream: StreamRef, now: Instant) {
+        if let Some(Purpose::Opening(id)) = self.streams.get(&stream)
+            && let Some(link) = self.links.get_mut(*id)
+        {
+            link.error = LinkError::Refused("the node takes no calls in this overlay".into());
+        }
+        self.handle_gone(stream, now);
     }
 
     /// A stream ended by itself: perhaps there is another way.

@@ -19,11 +19,17 @@ const MAX_PLACES: usize = 6;
 /// A relay that is not connected by then is not there.
 const CONNECTING: Duration = Duration::from_secs(6);
 
-/// Looks at the links, 200 ms apart, after which a circuit that nobody needs is closed.
+/// Looks at the links, 200 ms apart, after which a circuit that nobody needs any more is closed, and one that nobody has
+/// needed yet.
 const SPARE_LOOKS: u8 = 10;
+const UNUSED_LOOKS: u8 = 25;
 
-/// The second relay is tried this much later than the first: most calls need but one circuit.
-const BETWEEN: Duration = Duration::from_millis(250);
+/// The second relay is tried this much later than the first, which is some round trips through it: most calls need but one
+/// circuit.
+const BETWEEN: Duration = Duration::from_millis(700);
+
+/// Who can be dialled is there by then, and no relay is troubled.
+const DIRECT_FIRST: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -95,7 +101,7 @@ impl Behaviour {
         // Who is connected already first; last the relay of the circuit that is in doubt.
         let peers = &self.peers;
         link.detours.sort_by_key(|detour| (doubted == Some(detour.relay), !peers.contains_key(&detour.relay)));
-        let mut from = now;
+        let mut from = if link.is_opening() && !link.addresses.is_empty() { now + DIRECT_FIRST } else { now };
         for detour in link.detours.iter_mut().filter(|d| d.state == State::Untried || !d.is_open(now)) {
             detour.state = State::Later { from };
             from += BETWEEN;
@@ -180,12 +186,14 @@ impl Behaviour {
     /// Closes circuits that no link uses though their peer is connected otherwise.
     pub(super) fn close_spare(&mut self) {
         let used: Vec<ConnectionId> = self.streams.keys().map(|stream| stream.connection).collect();
-        for (peer, known) in &mut self.peers {
-            let better = known.connections.iter().any(|c| !c.relayed || used.contains(&c.id));
+        for (peer, known) in self.peers.iter_mut().filter(|(_, known)| known.connections.iter().any(|c| c.relayed)) {
+            let better =
+                known.connections.iter().any(|c| !c.relayed || used.contains(&c.id)) || !self.links.is_linked(*peer);
             for spare in known.connections.iter_mut().filter(|c| c.relayed) {
-                spare.spare = if better && !used.contains(&spare.id) { spare.spare.saturating_add(1) } else { 0 };
-                if spare.spare == SPARE_LOOKS {
-                    tracing::debug!(%peer, "circuit closed: there is a better way");
+                let carries = used.contains(&spare.id);
+                spare.spare = if better && !carries { spare.spare.saturating_add(1) } else { 0 };
+                if spare.spare == if spare.carried { SPARE_LOOKS } else { UNUSED_LOOKS } {
+                    tracing::debug!(%peer, "circuit closed: nobody needs it");
                     let connection = CloseConnection::One(spare.id);
                     self.actions.push_back(ToSwarm::CloseConnection { peer_id: *peer, connection });
                 }

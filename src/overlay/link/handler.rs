@@ -5,9 +5,7 @@ use super::frame::Frame;
 use super::pipe::{Ended, Out, Pipe};
 use bytes::Bytes;
 use libp2p::core::upgrade::ReadyUpgrade;
-use libp2p::swarm::handler::{
-    ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound, StreamUpgradeError,
-};
+use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, StreamProtocol, SubstreamProtocol};
 use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll};
@@ -38,8 +36,7 @@ pub enum Command {
 pub enum Report {
     Opened(StreamNumber),
     Incoming(StreamNumber),
-    /// No stream, and whether the far end does not speak the protocol at all.
-    NotOpened(StreamNumber, bool),
+    NotOpened(StreamNumber),
     Frame(StreamNumber, Frame),
     Ended(StreamNumber, Ended),
     /// So many streams were turned away since the last report.
@@ -116,7 +113,7 @@ impl Handler {
                 Poll::Ready(Out::Ended(why)) => {
                     let forgotten = slot.forgotten;
                     slot.forgotten = true;
-                    if why == Ended::Closed {
+                    if matches!(why, Ended::Closed | Ended::NotSpoken) {
                         self.pipes.remove(&number);
                     }
                     if !forgotten {
@@ -182,12 +179,11 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
                 self.handle_outbound(info, protocol);
             }
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
-                let not_spoken = matches!(error, StreamUpgradeError::NegotiationFailed);
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, .. }) => {
                 self.opening.retain(|n| *n != info);
-                self.reports.push_back(Report::NotOpened(info, not_spoken));
+                self.reports.push_back(Report::NotOpened(info));
             }
-            // Whether the far end speaks the protocol is known when a stream is opened; addresses are the behaviour's.
+            // Whether the far end speaks the protocol is known when a stream is used; addresses are the behaviour's.
             ConnectionEvent::ListenUpgradeError(_)
             | ConnectionEvent::AddressChange(_)
             | ConnectionEvent::LocalProtocolsChange(_)

@@ -140,16 +140,6 @@ impl Behaviour {
         })
     }
 
-    pub(super) fn handle_not_opened(&mut self, stream: StreamRef, not_spoken: bool, now: Instant) {
-        if not_spoken
-            && let Some(Purpose::Opening(id)) = self.streams.get(&stream)
-            && let Some(link) = self.links.get_mut(*id)
-        {
-            link.error = LinkError::Refused("the node takes no calls in this overlay".into());
-        }
-        self.handle_gone(stream, now);
-    }
-
     pub(super) fn handle_incoming(&mut self, stream: StreamRef, now: Instant) {
         let greeting = self.streams.values().filter(|purpose| **purpose == Purpose::Greeting).count();
         if greeting >= self.config.max_hellos {
@@ -373,7 +363,11 @@ impl Behaviour {
 
     /// A stream is agreed upon by both: it carries the link, and what was on the way is sent again.
     fn settle(&mut self, id: LinkId, stream: StreamRef, received: u64, now: Instant) -> Result<(), ()> {
-        let dialled = self.connection(stream).and_then(|carrier| carrier.dialled.clone());
+        let carrier = self.peers.get_mut(&stream.peer).and_then(|peer| peer.connection_mut(stream.connection));
+        let dialled = carrier.and_then(|carrier| {
+            carrier.carried = true;
+            carrier.dialled.clone()
+        });
         let Some(link) = self.links.get_mut(id) else { return Err(()) };
         if link.session.attach(received).is_err() {
             return Err(());

@@ -2,10 +2,12 @@
 
 use super::Refusal;
 use super::frame::{Frame, FrameReader};
+use crate::overlay::transport::is_not_spoken;
 use bytes::{Buf, Bytes};
 use futures::{AsyncRead, AsyncWrite};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -34,6 +36,8 @@ pub(super) enum Out {
 pub enum Ended {
     /// Either side closed it, or the connection failed.
     Closed,
+    /// The far end does not know the protocol: said after our first bytes, as they go out with its name.
+    NotSpoken,
     /// The far end sent what it must not.
     Fault(Refusal),
 }
@@ -140,7 +144,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
             let mut buffer = [0; READ_BYTES];
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(n)) if n > 0 => self.reader.put(&buffer[..n]),
-                Poll::Ready(_) => return Poll::Ready(Out::Ended(Ended::Closed)),
+                Poll::Ready(Ok(_)) => return Poll::Ready(Out::Ended(Ended::Closed)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Out::Ended(ended_by(&error))),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -170,4 +175,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pipe<S> {
         }
         Ok(())
     }
+}
+
+fn ended_by(error: &io::Error) -> Ended {
+    if is_not_spoken(error) { Ended::NotSpoken } else { Ended::Closed }
 }

@@ -168,15 +168,16 @@ pub(super) struct Connection {
     pub remote_ip: IpAddr,
     /// The address that led to it, if we dialled.
     pub dialled: Option<Multiaddr>,
-    /// Looks at which a circuit was of no use.
+    /// Looks at which a circuit was of no use, and whether it ever was.
     pub spare: u8,
+    pub carried: bool,
 }
 
 impl Connection {
     pub fn new(id: ConnectionId, point: &ConnectedPoint) -> Self {
         let (local_ip, remote_ip) = super::place::ips(point);
         let dialled = point.is_dialer().then(|| point.get_remote_address().clone());
-        Self { id, relayed: super::place::is_relayed(point), local_ip, remote_ip, dialled, spare: 0 }
+        Self { id, relayed: super::place::is_relayed(point), local_ip, remote_ip, dialled, spare: 0, carried: false }
     }
 }
 
@@ -197,6 +198,10 @@ impl Peer {
 
     pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.iter().find(|c| c.id == id)
+    }
+
+    pub fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.iter_mut().find(|c| c.id == id)
     }
 
     /// Counts `more` refusals; the number in the present minute.
@@ -266,6 +271,10 @@ impl Links {
         self.by_id.values().filter(|link| link.attempt.is_some_and(|a| a.stream.connection == connection)).count()
     }
 
+    pub fn is_linked(&self, peer: PeerId) -> bool {
+        self.by_id.values().any(|link| link.pair.peer == peer)
+    }
+
     pub fn of_peer(&self, peer: PeerId) -> Vec<LinkId> {
         self.matching(|link| link.pair.peer == peer)
     }
@@ -299,6 +308,7 @@ mod tests {
             remote_ip: ip,
             dialled: None,
             spare: 0,
+            carried: false,
         }
     }
 

@@ -8,7 +8,7 @@ fn at(ip: [u8; 2]) -> Multiaddr {
 /// Relays in networks of their own, or of one.
 fn with(networks: &[[u8; 2]], now: Instant) -> (Reserving, Vec<PeerId>) {
     let mut reserving = Reserving::default();
-    reserving.want(true);
+    reserving.want(WANTED);
     let peers: Vec<PeerId> = networks.iter().map(|_| PeerId::random()).collect();
     for (peer, network) in peers.iter().zip(networks) {
         reserving.known(*peer, &at(*network), now);
@@ -83,7 +83,7 @@ fn a_reservation_on_its_way_is_never_given_back_and_one_that_does_not_come_not_w
     }
     assert_eq!(reserving.poll(now, |_| true), None);
     assert!(matches!(reserving.poll(now + ANSWERING, |_| true), Some(Step::Reserve(_))), "the third");
-    reserving.want(false);
+    reserving.want(0);
     let late = *peers.iter().find(|p| matches!(reserving.relays[p].state, State::Asked { .. })).unwrap();
     let Step::Reserve(_) = (match reserving.poll(now + ANSWERING, |_| true) {
         Some(step) => step,
@@ -111,6 +111,17 @@ fn the_book_is_bounded_and_keeps_who_is_used() {
     assert!(reserving.held().iter().all(|through| used.contains(&through.relay)) && reserving.held().len() == 2);
 }
 
+#[test]
+fn who_wants_one_gives_the_younger_back() {
+    let now = Instant::now();
+    let (mut reserving, _) = with(&[[8, 8], [9, 9]], now);
+    grant(&mut reserving, now);
+    let older = reserving.held()[0].clone();
+    reserving.want(1);
+    assert!(matches!(reserving.poll(now, |_| true), Some(Step::Release(_))));
+    assert_eq!((reserving.poll(now, |_| true), reserving.held()), (None, vec![older]));
+}
+
 proptest! {
     /// Whatever relays do: no third is asked while two are held or about to be, and time heals.
     #[test]
@@ -133,6 +144,7 @@ proptest! {
                 _ => reserving.known(peer, &at([8, 8]), now),
             }
             loop {
+                let held = reserving.held().len();
                 let enough = reserving.relays.values().filter(|known| known.counts(now)).count() >= WANTED;
                 match reserving.poll(now, |_| true) {
                     None => break,
@@ -140,6 +152,8 @@ proptest! {
                         prop_assert!(!enough, "asked one more");
                         reserving.asked(&through.relay, ListenerId::next(), now);
                     }
+                    // Granted so late that others were asked.
+                    Some(Step::Release(_)) => prop_assert!(held > WANTED, "given back one too few"),
                     Some(step) => prop_assert!(false, "{step:?}"),
                 }
             }
