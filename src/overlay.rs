@@ -140,7 +140,8 @@ pub struct LocalUser {
 /// Comes up from the overlay, in order.
 #[derive(Debug)]
 pub enum OverlayEvent {
-    /// A link is open and both ends have proved who they are. `outbound` if we asked for it.
+    /// A link is open and both ends have proved who they are. `outbound` if we asked for it: then this comes as soon as the
+    /// node that the user's record names has proved its key, and what is sent goes ahead of its hello.
     LinkUp {
         link: LinkId,
         local: IdHash,
@@ -154,7 +155,8 @@ pub enum OverlayEvent {
     /// What the far end says of the paths to one call: an `Ice`, unread, in one order with the messages, exactly once.
     LinkIce { link: LinkId, bytes: Bytes },
     /// The link is gone; nothing more comes on it.
-    LinkDown { link: LinkId, reason: String },
+    /// `never`: its far end never proved who it is, for this reason (see `LinkUp`).
+    LinkDown { link: LinkId, reason: String, never: Option<LinkError> },
     /// A node that has a link with us opened a stream of bytes for a call that was named on that link.
     MediaPipe { node: NodeKey, call: [u8; 16], pipe: Pipe },
     /// Our publishable addresses changed (binary multiaddrs).

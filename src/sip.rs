@@ -292,9 +292,9 @@ impl Sip {
         self.tell(Command::TrunkReceive(trunk, message)).await;
     }
 
-    /// The trunk is gone: its legs end.
-    pub async fn trunk_down(&self, trunk: TrunkId) {
-        self.tell(Command::TrunkDown(trunk)).await;
+    /// The trunk is gone: its legs end, for this cause.
+    pub async fn trunk_down(&self, trunk: TrunkId, cause: Cause) {
+        self.tell(Command::TrunkDown(trunk, cause)).await;
     }
 
     /// Sends an INVITE on a new leg. `to_uri` is shown as To and request URI (the contact's own URI for phones).

@@ -103,6 +103,11 @@ pub(super) fn no_user() -> Cause {
     cause(403, "This account has no number")
 }
 
+/// The link to the other end's node ended under a call.
+pub(super) fn gone() -> Cause {
+    cause(503, "The other node is gone")
+}
+
 pub(super) fn lost() -> Cause {
     cause(500, "The connection was lost")
 }

@@ -1,6 +1,7 @@
 //! Links to other nodes as trunks of `sip`, one to one, and who uses them. The task waits for `sip`, so a slow `sip`
 //! holds the overlay back rather than filling memory.
 
+use super::cause;
 use super::paths::Meetings;
 use crate::identity::NodeKey;
 use crate::locator::Locator;
@@ -113,11 +114,16 @@ impl Links {
                 Some(OverlayEvent::MediaPipe { node, call, pipe }) => {
                     self.meetings.take_pipe(node, CallId(call), Box::pin(pipe));
                 }
-                Some(OverlayEvent::LinkDown { link, reason }) => {
+                Some(OverlayEvent::LinkDown { link, reason, never }) => {
                     self.meetings.down(link);
                     tracing::debug!(link = link.0, %reason, "link down");
-                    self.lock().remove(&link);
-                    sip.trunk_down(TrunkId(link.0)).await;
+                    let open = self.lock().remove(&link);
+                    if let Some(open) = open.filter(|_| never.is_some()) {
+                        // The record that led there may be an old one.
+                        locator.forget(open.info.remote);
+                    }
+                    let cause = never.map_or_else(cause::gone, |error| cause::of_link(&error));
+                    sip.trunk_down(TrunkId(link.0), cause).await;
                 }
                 Some(OverlayEvent::AddressesChanged(_)) => locator.addresses_changed(),
                 None => return,

@@ -313,7 +313,7 @@ impl Actor {
             }
             link::Event::LinkMessage { link, message } => self.tell(OverlayEvent::LinkMessage { link, message }),
             link::Event::LinkIce { link, bytes } => self.tell(OverlayEvent::LinkIce { link, bytes }),
-            link::Event::LinkDown { link, reason } => self.tell(OverlayEvent::LinkDown { link, reason }),
+            link::Event::LinkDown { link, reason, never } => self.tell(OverlayEvent::LinkDown { link, reason, never }),
             link::Event::ConnectFailed { link, error } => {
                 if let Some(reply) = self.connecting.remove(&link) {
                     let _ = reply.send(Err(error));

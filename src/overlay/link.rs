@@ -135,7 +135,8 @@ pub enum Event {
     /// Paths of the far end to a call, in one order with the messages, exactly once. Not read here.
     LinkIce { link: LinkId, bytes: Bytes },
     /// The link is gone; nothing more comes on it. Follows each `LinkUp` exactly once.
-    LinkDown { link: LinkId, reason: String },
+    /// `never`: the far end never said its hello, for this reason.
+    LinkDown { link: LinkId, reason: String, never: Option<LinkError> },
     /// A `connect` came to nothing; there was no `LinkUp`.
     ConnectFailed { link: LinkId, error: LinkError },
     /// A peer was refused something: for the ledger and the counters.

@@ -100,6 +100,9 @@ struct Source {
     at: Instant,
     /// The far end answered it, or it is where the allocation was asked for.
     vouched: bool,
+    /// The far end answered its check: it is of the call, be it held or not. A host with two families has two sources, and
+    /// speaks from the one that it has chosen.
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -263,7 +266,7 @@ impl Port {
         now: Instant,
     ) -> Result<bool, Dropped> {
         let expected = self.expects(from);
-        let source = Source { address: from, at: now, vouched: expected };
+        let source = Source { address: from, at: now, vouched: expected, answered: false };
         if self.held.is_none() {
             if !places.allow(from) {
                 return Err(Dropped::Place);
@@ -273,8 +276,16 @@ impl Port {
             return Ok(false);
         }
         if let Some(known) = self.others.iter_mut().flatten().find(|other| other.address == from) {
+            let consents = known.answered && now.saturating_duration_since(known.at) < SILENT;
             known.at = now;
-            return if stun { Ok(false) } else { Err(Dropped::Stranger) };
+            return match stun {
+                true => Ok(false),
+                false if consents => {
+                    self.hold(from, true, now);
+                    Ok(false)
+                }
+                false => Err(Dropped::Stranger),
+            };
         }
         if !asks {
             return Err(Dropped::Stranger);
@@ -288,7 +299,7 @@ impl Port {
         let young = self.since.is_some_and(|since| now.saturating_duration_since(since) < YOUNG);
         let takes = expected && young && self.held.is_some_and(|held| !self.expects(held.address));
         let other = if takes { self.held.replace(source) } else { Some(source) };
-        self.keep(other.map(|other| Source { vouched: false, ..other }));
+        self.keep(other.map(|other| Source { vouched: false, answered: false, ..other }));
         Ok(takes)
     }
 
@@ -301,6 +312,7 @@ impl Port {
         if let Some(held) = &mut self.held {
             held.vouched = expected;
         }
+        self.held.iter_mut().chain(self.others.iter_mut().flatten()).for_each(|source| source.answered = false);
     }
 
     /// Among the others; the one that was silent for longest makes room.
@@ -315,11 +327,12 @@ impl Port {
     fn hold(&mut self, to: SocketAddr, vouched: bool, now: Instant) {
         if let Some(held) = self.held.as_mut().filter(|held| held.address == to) {
             held.vouched |= vouched;
+            held.answered |= vouched;
             return;
         }
         if let Some(place) = self.others.iter_mut().find(|other| other.is_some_and(|other| other.address == to)) {
-            // Who was held is as strange now as anybody.
-            let before = self.held.replace(Source { address: to, at: now, vouched });
+            let before = self.held.replace(Source { address: to, at: now, vouched, answered: vouched });
+            // Unless its check was answered, who was held is as strange now as anybody.
             *place = before.map(|before| Source { vouched: false, ..before });
         }
     }

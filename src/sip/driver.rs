@@ -46,7 +46,7 @@ pub(super) enum Command {
     ContactIps(ContactId, oneshot::Sender<Option<(IpAddr, IpAddr)>>),
     TrunkUp(TrunkId, String, String),
     TrunkReceive(TrunkId, Bytes),
-    TrunkDown(TrunkId),
+    TrunkDown(TrunkId, Cause),
     Dial(LegId, DialTarget, Presented, String, Bytes),
     Ring(LegId, u16, Option<Bytes>),
     Answer(LegId, Bytes, Option<Presented>),
@@ -216,7 +216,7 @@ impl Driver {
             Command::TrunkReceive(trunk, message) => {
                 core.trunk_receive(trunk, &message, Instant::now(), UnixMillis::now())
             }
-            Command::TrunkDown(trunk) => core.trunk_down(trunk),
+            Command::TrunkDown(trunk, cause) => core.trunk_down(trunk, &cause),
             Command::Dial(leg, target, from, to, offer) => core.dial(leg, &target, &from, &to, &offer),
             Command::Ring(leg, status, sdp) => core.ring(leg, status, sdp.as_ref()),
             Command::Answer(leg, sdp, connected) => core.answer(leg, &sdp, connected.as_ref()),

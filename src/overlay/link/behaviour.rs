@@ -173,9 +173,9 @@ impl Behaviour {
         id
     }
 
-    /// Whether both ends have proved who they are. True also while a lost stream is being replaced.
+    /// Whether it may be used: [`Event::LinkUp`] was told. True also while a lost stream is being replaced.
     pub fn is_up(&self, link: LinkId) -> bool {
-        self.links.get(link).is_some_and(|link| !link.is_opening())
+        self.links.get(link).is_some_and(|link| link.announced)
     }
 
     /// Whether there is a link with `peer`.
@@ -216,7 +216,7 @@ impl Behaviour {
     }
 
     fn queue(&mut self, link: LinkId, message: Body) -> Result<(), LinkError> {
-        let found = self.links.get_mut(link).filter(|link| !link.is_opening()).ok_or(LinkError::Unreachable)?;
+        let found = self.links.get_mut(link).filter(|link| link.announced).ok_or(LinkError::Unreachable)?;
         found.session.push(message).map_err(|_| LinkError::Full)?;
         let now = Instant::now();
         found.last_message = now;

@@ -82,7 +82,7 @@ impl Behaviour {
     /// Hands the stream what it may have, and acknowledges what should not wait.
     pub(super) fn pump(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(id) else { return };
-        let Some(stream) = link.current.filter(|_| link.phase == Phase::Up) else { return };
+        let Some(stream) = link.outlet() else { return };
         if !link.session.awaits_ack() {
             link.waiting_since = now;
         }
@@ -165,6 +165,7 @@ impl Behaviour {
             link.retry_at = (!link.opener).then_some(now + OTHER_SIDE_FIRST);
         } else {
             link.attempt = None;
+            link.stay_back();
             link.tried.push(stream.connection);
             if link.phase == Phase::Up {
                 link.session.go_on();
@@ -183,7 +184,12 @@ impl Behaviour {
             if let Some(attempt) = link.attempt {
                 self.reset(attempt.stream);
             }
-            self.emit(Event::ConnectFailed { link: id, error });
+            self.emit(if link.announced {
+                tracing::debug!(link = id.0, %error, "link down before it was answered");
+                Event::LinkDown { link: id, reason: error.to_string(), never: Some(error) }
+            } else {
+                Event::ConnectFailed { link: id, error }
+            });
         }
     }
 
@@ -196,7 +202,7 @@ impl Behaviour {
             }
         }
         tracing::debug!(link = id.0, reason, "link down");
-        self.emit(Event::LinkDown { link: id, reason: reason.to_owned() });
+        self.emit(Event::LinkDown { link: id, reason: reason.to_owned(), never: None });
     }
 
     /// Ends a link after its last words.

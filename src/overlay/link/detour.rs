@@ -5,6 +5,7 @@
 use super::behaviour::Behaviour;
 use super::table::{Connection, Phase};
 use crate::overlay::LinkId;
+use crate::overlay::address::ip_of;
 use crate::overlay::circuits::Through;
 use libp2p::core::ConnectedPoint;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -29,7 +30,7 @@ const UNUSED_LOOKS: u8 = 25;
 const BETWEEN: Duration = Duration::from_millis(700);
 
 /// Who can be dialled is there by then, and no relay is troubled.
-const DIRECT_FIRST: Duration = Duration::from_millis(250);
+const DIRECT_FIRST: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -101,7 +102,9 @@ impl Behaviour {
         // Who is connected already first; last the relay of the circuit that is in doubt.
         let peers = &self.peers;
         link.detours.sort_by_key(|detour| (doubted == Some(detour.relay), !peers.contains_key(&detour.relay)));
-        let mut from = if link.is_opening() && !link.addresses.is_empty() { now + DIRECT_FIRST } else { now };
+        // A global IPv4 address is one that others came through to; an IPv6 address has a firewall before it, as a rule.
+        let open = link.is_opening() && link.addresses.iter().filter_map(ip_of).any(|ip| ip.is_ipv4());
+        let mut from = if open { now + DIRECT_FIRST } else { now };
         for detour in link.detours.iter_mut().filter(|d| d.state == State::Untried || !d.is_open(now)) {
             detour.state = State::Later { from };
             from += BETWEEN;

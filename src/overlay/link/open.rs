@@ -123,6 +123,22 @@ impl Behaviour {
             link.greeted = true;
         }
         self.tell(stream, Command::Send(stream.number, Frame::hello(&hello.into_wire()).encode()));
+        self.go_ahead(id, stream, now);
+    }
+
+    /// Messages follow our first hello at once, which saves a round trip, if the node is one that the user named: its key
+    /// is what the channel proved, and a pin is there only of a user whose record we verified. Should the stream come to
+    /// nothing, they are sent again on the next.
+    fn go_ahead(&mut self, id: LinkId, stream: StreamRef, now: Instant) {
+        let Some(link) = self.links.get_mut(id).filter(|link| link.is_opening()) else { return };
+        let Some(pin) = self.pins.get(&link.pair.remote).copied() else { return };
+        if link.session.attach(0).is_err() {
+            return;
+        }
+        link.ahead = Some(stream);
+        let user = VerifiedPeerUser { id: link.pair.remote, node: link.node, pin };
+        self.announce(id, user, stream, true);
+        self.pump(id, now);
     }
 
     fn own_hello(&self, id: LinkId) -> Option<Hello> {
@@ -244,12 +260,13 @@ impl Behaviour {
         link.opener = false;
         link.given_up = link.greeted.then_some(link.session_id);
         link.session_id = hello.session;
-        link.remote = Some(user);
+        link.remote = Some(user.clone());
+        link.ahead = None;
         if let Some(attempt) = link.attempt.take() {
             self.reset(attempt.stream);
         }
         self.answer(id, stream, hello, now)?;
-        self.announce(id, true);
+        self.announce(id, user, stream, true);
         Ok(())
     }
 
@@ -267,11 +284,11 @@ impl Behaviour {
             return Err(Refused::new(Refusal::Full));
         }
         let mut link = Link::new(self.new_link_id(), pair, user.node, hello.session, self.new_session(), now);
-        link.remote = Some(user);
+        link.remote = Some(user.clone());
         let id = link.id;
         self.links.insert(link);
         self.answer(id, stream, hello, now)?;
-        self.announce(id, false);
+        self.announce(id, user, stream, false);
         Ok(())
     }
 
@@ -299,14 +316,14 @@ impl Behaviour {
                 let first = link.is_opening();
                 link.attempt = None;
                 link.abandoned = hello.instead_of.or(link.abandoned);
-                link.remote = Some(user);
                 self.streams.remove(&stream);
+                link.remote = Some(user.clone());
                 if self.settle(id, stream, hello.received, now).is_err() {
                     self.handle_fault(stream, Refusal::Malformed, now);
                     return self.fail(id, LinkError::Refused(Refusal::Malformed.to_string()));
                 }
                 if first {
-                    self.announce(id, true);
+                    self.announce(id, user, stream, true);
                 }
             }
             Err((refused, error)) => {
@@ -345,6 +362,7 @@ impl Behaviour {
         self.reset(stream);
         let Some(link) = self.links.get_mut(id) else { return };
         link.attempt = None;
+        link.stay_back();
         if close.code == CloseCode::Simultaneous && link.is_opening() {
             // Theirs is on its way; should it not come, ours is tried again.
             link.retry_at = Some(now + RETRY);
@@ -369,9 +387,12 @@ impl Behaviour {
             carrier.dialled.clone()
         });
         let Some(link) = self.links.get_mut(id) else { return Err(()) };
-        if link.session.attach(received).is_err() {
-            return Err(());
-        }
+        // What went ahead on this very stream is on its way.
+        let taken = match link.ahead.take() {
+            Some(ahead) if ahead == stream => link.session.handle_ack(received),
+            _ => link.session.attach(received),
+        };
+        taken.map_err(drop)?;
         // Known to work: where to look first when the connection is lost.
         let direct = |address: &Multiaddr| Through::read(address).is_none() && !link.addresses.contains(address);
         if let Some(address) = dialled.filter(direct) {
@@ -400,14 +421,14 @@ impl Behaviour {
         Ok(())
     }
 
-    /// `LinkUp`, then whatever waits to be sent.
-    fn announce(&mut self, id: LinkId, outbound: bool) {
-        let Some(link) = self.links.get(id) else { return };
-        let Some((remote, stream)) = link.remote.clone().zip(link.current) else { return };
-        let local = link.pair.local;
+    /// `LinkUp`, once.
+    fn announce(&mut self, id: LinkId, remote: VerifiedPeerUser, stream: StreamRef, outbound: bool) {
         let Some(carrier) = self.connection(stream) else { return };
-        let (local_ip, remote_ip) = (carrier.local_ip, carrier.remote_ip);
-        tracing::debug!(link = id.0, outbound, relayed = carrier.relayed, "link up");
+        let (local_ip, remote_ip, relayed) = (carrier.local_ip, carrier.remote_ip, carrier.relayed);
+        let Some(link) = self.links.get_mut(id).filter(|link| !link.announced) else { return };
+        link.announced = true;
+        let local = link.pair.local;
+        tracing::debug!(link = id.0, outbound, relayed, ahead = link.is_opening(), "link up");
         self.emit(Event::LinkUp { link: id, local, remote, outbound, local_ip, remote_ip });
     }
 

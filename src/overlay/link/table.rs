@@ -75,6 +75,10 @@ pub(super) struct Link {
     pub opener: bool,
     /// A hello of ours for this session may have reached the far end, on this stream or one before.
     pub greeted: bool,
+    /// The owner has been told that it is up.
+    pub announced: bool,
+    /// Messages go out on this stream behind our hello, before theirs has come.
+    pub ahead: Option<StreamRef>,
     pub phase: Phase,
     pub session_id: SessionId,
     pub session: Session,
@@ -115,6 +119,8 @@ impl Link {
             node,
             opener: false,
             greeted: false,
+            announced: false,
+            ahead: None,
             phase: Phase::Up,
             session_id,
             session,
@@ -141,6 +147,18 @@ impl Link {
 
     pub fn is_opening(&self) -> bool {
         matches!(self.phase, Phase::Opening { .. })
+    }
+
+    /// The stream on which messages go out: that of the link, or one on which they go ahead.
+    pub fn outlet(&self) -> Option<StreamRef> {
+        if self.phase == Phase::Up { self.current } else { self.ahead }
+    }
+
+    /// What went ahead was not taken.
+    pub fn stay_back(&mut self) {
+        if self.ahead.take().is_some() {
+            self.session.pause();
+        }
     }
 
     /// The far end owes us an acknowledgement for this long.

@@ -119,7 +119,25 @@ fn an_answer_to_a_check_moves_an_end() {
     assert_eq!(world.answers(End::Theirs, B, 9), Ok(vec![at(moved)]));
     assert_eq!(world.voice(End::Theirs, B), Ok(vec![at(moved)]));
     assert_eq!(world.voice(End::Ours, moved), Ok(vec![at(B)]));
+    world.pass(16);
     assert_eq!(world.voice(End::Ours, A), Err(Dropped::Stranger), "the old one is another now");
+}
+
+/// A host with both families checks from both, and then speaks from the one that was chosen.
+#[test]
+fn an_end_with_two_sources_is_heard_from_both() {
+    let mut world = World::connected(A, B);
+    let six = "[2a01:1::1]:1000";
+    assert_eq!(world.asks(End::Ours, six, 9), Ok(vec![at(B)]));
+    assert_eq!(world.answers(End::Theirs, B, 9), Ok(vec![at(six)]));
+    for (from, id) in [(A, 10), (six, 11), (A, 12)] {
+        // Consent is asked for from one, voice comes from the other.
+        assert_eq!(world.asks(End::Ours, A, id), Ok(vec![at(B)]));
+        assert_eq!(world.answers(End::Theirs, B, id), Ok(vec![at(A)]));
+        assert_eq!(world.voice(End::Ours, from), Ok(vec![at(B)]));
+        assert_eq!(world.voice(End::Theirs, B), Ok(vec![at(from)]), "there it is answered");
+    }
+    assert_eq!(world.voice(End::Ours, LIAR), Err(Dropped::Stranger));
 }
 
 #[test]

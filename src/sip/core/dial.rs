@@ -91,7 +91,7 @@ impl Core {
             DialTarget::Trunk(trunk) => {
                 let flow = Flow::Trunk(*trunk);
                 if !self.trunks.contains_key(trunk) {
-                    return Err(Cause { status: 503, words: "The Other Node Is Gone".into() });
+                    return Err(Cause { status: 503, words: "The other node is gone".into() });
                 }
                 Ok(Reached { flow, target: to_uri.to_owned(), account: None })
             }

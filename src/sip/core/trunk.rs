@@ -35,10 +35,9 @@ impl Core {
         }
     }
 
-    pub(in crate::sip) fn trunk_down(&mut self, trunk: TrunkId) {
+    pub(in crate::sip) fn trunk_down(&mut self, trunk: TrunkId, cause: &Cause) {
         let Some(Trunk { legs, .. }) = self.trunks.remove(&trunk) else { return };
-        let cause = Cause { status: 503, words: "The Other Node Is Gone".into() };
-        self.lose_legs(legs, &cause);
+        self.lose_legs(legs, cause);
     }
 
     /// Ends legs whose far end cannot be told.

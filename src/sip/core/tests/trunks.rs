@@ -1,10 +1,14 @@
 //! RFC 3261 §18.3 on a trunk: whole calls between two cores, and what a far end may not say.
 
 use super::*;
-use crate::sip::Caller;
+use crate::sip::{Caller, Cause};
 
 const A: &str = "sip:AAAAaaaa@peer.alt";
 const B: &str = "sip:bbbb@peer.alt";
+
+fn gone() -> Cause {
+    Cause { status: 503, words: "Gone".into() }
+}
 
 /// Two nodes with a trunk; `A` is the user of the first.
 struct Pair {
@@ -149,14 +153,14 @@ fn a_lost_trunk_ends_its_legs() {
     pair.carry();
     let second = pair.dial(A, B);
     pair.carry();
-    pair.a.tell(|core| core.trunk_down(TrunkId(1)));
+    pair.a.tell(|core| core.trunk_down(TrunkId(1), &gone()));
     let ended: Vec<_> = std::mem::take(&mut pair.a.events);
     assert!(
         matches!(ended[..], [SipEvent::Ended { leg: a, .. }, SipEvent::Failed { leg: b, .. }] if a == first && b == second),
         "{ended:?}"
     );
     pair.a.nothing_left();
-    pair.b.tell(|core| core.trunk_down(TrunkId(9)));
+    pair.b.tell(|core| core.trunk_down(TrunkId(9), &gone()));
     assert_eq!(std::mem::take(&mut pair.b.events).len(), 2);
     pair.b.nothing_left();
     // Nothing is heard from a trunk that is not up.
