@@ -28,6 +28,12 @@ const PIPE_AGAIN: Duration = Duration::from_secs(1);
 const RELAY_AFTER: Duration = Duration::from_millis(150);
 /// A relay is given back when the direct path has carried the call for so long.
 const RELAY_KEPT: Duration = Duration::from_secs(20);
+/// How long a relay carries before a direct way is looked for again, doubling up to the other: routers forget, and laptops
+/// come home.
+const UPGRADE: Duration = Duration::from_secs(5);
+const MOST_UPGRADE: Duration = Duration::from_secs(300);
+/// How often in a call addresses that never answered are tried once more while a relay carries it: each time a handful.
+const MOST_SECOND_TRIES: u32 = 3;
 /// How often the path in use is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// Starts of one call: more than hours of bad luck need.
@@ -85,6 +91,11 @@ pub(super) struct Machine {
     chosen_at: Instant,
     relay_due: Option<Instant>,
     relay_pending: bool,
+    /// When the end that offered looks for a better path than the relay's, and how often it did.
+    upgrade_at: Option<Instant>,
+    upgrades: u32,
+    second_tries: u32,
+    second_try_at: Instant,
     /// When the end that offered looks whether a stream of bytes is needed; and whether one is there.
     pipe_due: Option<Instant>,
     piped: bool,
@@ -122,6 +133,10 @@ impl Machine {
             chosen_at: now,
             relay_due: Some(now + RELAY_AFTER),
             relay_pending: false,
+            upgrade_at: None,
+            upgrades: 0,
+            second_tries: 0,
+            second_try_at: now + UPGRADE,
             pipe_due: controlling.then_some(now + PIPE_AFTER),
             piped: false,
             pipe_asked: now,
@@ -256,6 +271,11 @@ impl Machine {
                 }
             }
         }
+        if self.upgrade_at.take_if(|at| now >= *at).is_some() && self.generation < MOST_GENERATIONS {
+            self.upgrades += 1;
+            self.begin(self.generation + 1, now);
+            self.plan_upgrade(now);
+        }
         if self.pipe_due.take_if(|due| now >= *due).is_some() && !self.piped {
             match self.is_met() {
                 true if self.chosen.is_none() || self.far_lost => {
@@ -278,7 +298,7 @@ impl Machine {
 
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
         let (agent, gather) = (self.agent.poll_timeout(), self.gather.poll_timeout());
-        let dues = [agent, gather, self.relay_due, self.restart_at, self.pipe_due];
+        let dues = [agent, gather, self.relay_due, self.restart_at, self.pipe_due, self.upgrade_at];
         dues.into_iter().flatten().chain([self.look_at]).min()
     }
 
@@ -308,6 +328,12 @@ impl Machine {
     fn begin(&mut self, generation: u32, now: Instant) {
         tracing::debug!(call = ?self.call, generation, "paths are looked for anew");
         self.generation = generation;
+        let carried = self.chosen.is_some_and(|chosen| chosen.relayed);
+        if carried && self.second_tries < MOST_SECOND_TRIES && now >= self.second_try_at {
+            self.second_tries += 1;
+            self.second_try_at = now + UPGRADE;
+            self.guard.begin_anew();
+        }
         self.agent = Agent::new(self.controlling, now);
         self.gather = Gather::default();
         self.told.clear();
@@ -395,6 +421,7 @@ impl Machine {
             None => {
                 tracing::debug!(call = ?self.call, "the path fell silent");
                 self.chosen = None;
+                self.upgrade_at = None;
                 self.effects.push_back(Effect::Choose(None));
                 if self.relay.take().is_some() {
                     // It may be what is gone: another one is asked for.
@@ -422,8 +449,18 @@ impl Machine {
             tracing::debug!(call = ?self.call, relayed = chosen.relayed, "another path");
             self.chosen = Some(chosen);
             self.chosen_at = now;
+            if !relayed {
+                self.upgrades = 0;
+            }
+            self.plan_upgrade(now);
             self.effects.push_back(Effect::Choose(Some(chosen)));
         }
+    }
+
+    fn plan_upgrade(&mut self, now: Instant) {
+        let pause = UPGRADE.saturating_mul(1 << self.upgrades.min(10)).min(MOST_UPGRADE);
+        let relayed = self.chosen.is_some_and(|chosen| chosen.relayed);
+        self.upgrade_at = (self.controlling && relayed).then_some(now + pause);
     }
 
     fn is_relayed(&self, remote: SocketAddr) -> bool {
