@@ -22,6 +22,9 @@ pub(super) struct Path {
 
 struct Socket {
     udp: UdpSocket,
+    /// The same socket, for sending: tokio sends nothing on a new one until it has waited for it once, and the first
+    /// packets are those that ask for the path.
+    out: std::net::UdpSocket,
     address: SocketAddr,
 }
 
@@ -37,8 +40,9 @@ struct More {
 
 impl Socket {
     fn new(socket: std::net::UdpSocket) -> std::io::Result<Socket> {
+        let out = socket.try_clone()?;
         let udp = UdpSocket::from_std(socket)?;
-        Ok(Socket { address: udp.local_addr()?, udp })
+        Ok(Socket { address: udp.local_addr()?, udp, out })
     }
 
     fn poll_receive(
@@ -140,17 +144,39 @@ impl Path {
         };
         match via {
             Some((remote, local)) if remote == to => self.send_from(local, packet, to),
-            Some(_) | None => self.first.udp.try_send_to(packet, to),
+            Some(_) | None => self.first.out.send_to(packet, to),
         }
     }
 
     /// As [`Path::send`], from our socket `local`.
     pub(super) fn send_from(&self, local: SocketAddr, packet: &[u8], to: SocketAddr) -> std::io::Result<usize> {
         if local == self.first.address {
-            return self.first.udp.try_send_to(packet, to);
+            return self.first.out.send_to(packet, to);
         }
         let more = lock(&self.more);
         let socket = more.sockets.iter().find(|(socket, _)| socket.address == local);
-        socket.ok_or(std::io::ErrorKind::AddrNotAvailable)?.0.udp.try_send_to(packet, to)
+        socket.ok_or(std::io::ErrorKind::AddrNotAvailable)?.0.out.send_to(packet, to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[tokio::test]
+    async fn the_first_packet_of_a_new_socket_leaves_at_once() {
+        let bound = || {
+            let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let far = UdpSocket::from_std(bound()).unwrap();
+        // Nothing is awaited between the two, so nobody has looked at the new socket.
+        let path = Path::udp(bound()).unwrap();
+        assert_eq!(path.send(b"first", far.local_addr().unwrap()).unwrap(), 5);
+        let mut packet = [0; 16];
+        let (length, from) = far.recv_from(&mut packet).await.unwrap();
+        assert_eq!((&packet[..length], from), (&b"first"[..], path.address()));
     }
 }
