@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const PACE: Duration = Duration::from_millis(15);
 /// First pause of a check without an answer, and the longest, which is also how often a path that works shows that it
 /// still does. RFC 7675 is content with 5 s; a listener is not. Some 3 kbit/s for each path and direction.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(600);
 /// Pairs that are checked: three sockets, and twelve addresses of which one family fits.
 const MOST_PAIRS: usize = 40;

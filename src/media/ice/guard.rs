@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-/// Packets to an address that has not answered. 8: with growing pauses they last some 5 s, longer than two ends need to
+/// Packets to an address that has not answered. 8: with growing pauses they last some 3 s, longer than two ends need to
 /// open their routers for each other.
 pub(super) const HANDFUL: u32 = 8;
 /// Addresses of a call that have not answered. Twice what the far end may name in a generation, and some that only its

@@ -131,7 +131,8 @@ impl Machine {
             paths: Vec::new(),
             chosen: None,
             chosen_at: now,
-            relay_due: Some(now + RELAY_AFTER),
+            // What the far end names takes longer to come to the end that offers than that end may wait.
+            relay_due: Some(if controlling { now } else { now + RELAY_AFTER }),
             relay_pending: false,
             upgrade_at: None,
             upgrades: 0,
@@ -240,7 +241,7 @@ impl Machine {
         } else {
             match self.agent.handle_packet((from, to), packet, &mut self.guard, now) {
                 Some(Proof::Answered) => self.answered(to, from, now),
-                Some(Proof::Asked) => self.handle_media(from, to, now),
+                Some(Proof::Asked) => self.asked(to, from, now),
                 None => return false,
             }
         }
@@ -380,6 +381,7 @@ impl Machine {
 
     fn offer(&mut self, candidate: Candidate) {
         if !self.told.contains(&candidate.address) && self.told.len() < MAX_CANDIDATES {
+            tracing::debug!(call = ?self.call, kind = ?candidate.kind, "an address of ours");
             self.told.push(candidate.address);
             self.untold.push(candidate);
         }
@@ -390,15 +392,29 @@ impl Machine {
         if let Some(path) = self.paths.iter_mut().find(|path| (path.local, path.remote) == (local, remote)) {
             path.answered = now;
             path.hear(now);
-            return;
+        } else {
+            if self.paths.len() >= MOST_PATHS
+                && let Some(oldest) = (0..self.paths.len()).min_by_key(|at| self.paths[*at].heard)
+            {
+                self.paths.swap_remove(oldest);
+            }
+            let relayed = self.is_relayed(remote);
+            self.paths.push(Pair { local, remote, relayed, since: now, heard: now, answered: now });
         }
-        if self.paths.len() >= MOST_PATHS
-            && let Some(oldest) = (0..self.paths.len()).min_by_key(|at| self.paths[*at].heard)
-        {
-            self.paths.swap_remove(oldest);
+        // The first that works carries; the one that both ends agree upon comes a round trip later.
+        if self.chosen.is_none() && self.guard.has_consented(remote) {
+            self.choose(local, remote, now);
         }
-        let relayed = self.is_relayed(remote);
-        self.paths.push(Pair { local, remote, relayed, since: now, heard: now, answered: now });
+    }
+
+    /// The far end has sent a check on this path. What our relay passes on it passes back: the answer to our own check
+    /// need not be waited for, but it must come in its time.
+    fn asked(&mut self, local: SocketAddr, remote: SocketAddr, now: Instant) {
+        let known = self.paths.iter().any(|path| (path.local, path.remote) == (local, remote));
+        match !known && self.relay.as_ref().is_some_and(|(ours, _)| *ours == remote) {
+            true => self.answered(local, remote, now),
+            false => self.handle_media(remote, local, now),
+        }
     }
 
     /// Whether the path in use still works; if not, the best other one. From a relay back to a direct one.

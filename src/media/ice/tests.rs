@@ -54,6 +54,23 @@ fn symmetric_ones_need_a_relay_that_either_end_brings() {
 }
 
 #[test]
+fn the_first_path_that_works_carries() {
+    let mut world = World::new([Nat::Symmetric; 2]);
+    // What a relay takes to answer.
+    world.run(4 * DELAY);
+    assert!(world.ends[0].wants_relay && !world.ends[1].wants_relay, "the end that offers asks at once");
+    world.grant(0, "90.0.0.1");
+    world.run(Duration::from_secs(1));
+    let took = world.ends.each_ref().map(|end| end.chosen_at.expect("a path") - 4 * DELAY);
+    // It hears of the relay, and its check comes through; and the answer to that one.
+    let (hears, check) = (DELAY, 2 * DELAY);
+    let grain = Duration::from_millis(30);
+    assert!(took[0] <= hears + check + grain, "{took:?}");
+    assert!(took[1] <= hears + 2 * check + grain, "{took:?}");
+    assert!(world.ends.iter().all(|end| end.lost == 0));
+}
+
+#[test]
 fn neighbours_talk_in_the_house_and_a_neighbours_look_alike_is_nobody() {
     let hosts = [at("192.168.1.10:4000"), at("192.168.1.11:4000")];
     let mut world = World::at([Nat::PortRestricted; 2], hosts, [0, 0]);
