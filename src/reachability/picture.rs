@@ -124,6 +124,8 @@ pub struct Picture {
     own: Vec<Address>,
     /// Where a router says that it lets others through to us.
     opened: Vec<Address>,
+    /// It was behind something before its addresses changed, and nobody has said anything since.
+    was_behind: bool,
     own_since: Instant,
     /// Who sees us where: one view of each observer's network and transport.
     views: HashMap<(Network, Transport, bool), (Address, Instant)>,
@@ -143,6 +145,7 @@ impl Picture {
             told,
             own: Vec::new(),
             opened: Vec::new(),
+            was_behind: false,
             own_since: now,
             views: HashMap::new(),
             reached: HashMap::new(),
@@ -162,6 +165,11 @@ impl Picture {
             return;
         }
         let came = own.iter().any(|address| !self.own.contains(address));
+        self.was_behind = match self.kind(now) {
+            Kind::BehindNat | Kind::Firewalled => true,
+            Kind::Unknown => self.was_behind,
+            Kind::Public => false,
+        };
         self.own = own;
         if came {
             self.own_since = now;
@@ -347,6 +355,8 @@ impl Picture {
         match self.kind(now) {
             Kind::Public => false,
             Kind::BehindNat | Kind::Firewalled => true,
+            // A laptop that is plugged in keeps its relays until it is known that it needs none.
+            Kind::Unknown if self.was_behind => true,
             Kind::Unknown => {
                 // A firewall, perhaps. Where private addresses count, everybody is taken to be in reach.
                 let waited = now.saturating_duration_since(self.own_since) >= PATIENCE;

@@ -175,3 +175,22 @@ fn a_router_that_opens_ports_is_believed_once_others_came_through() {
         "and what was confirmed is void"
     );
 }
+
+#[test]
+fn another_interface_does_not_cost_a_home_its_relays() {
+    let now = Instant::now();
+    let mut picture = home(now);
+    picture.seen(ip("8.8.8.8"), at("7.7.7.7", Quic, 61_000), now);
+    assert!(picture.wants_relays(now));
+    let both = [at("192.168.1.5", Quic, 4001), at("10.44.3.50", Quic, 4001)];
+    picture.listens(&both, now);
+    assert!(picture.kind(now) == Kind::Unknown && picture.wants_relays(now), "what others said was of the old network");
+    picture.listens(&both[1..], now);
+    assert!(picture.wants_relays(now));
+    let public = at("9.9.9.9", Quic, 4001);
+    picture.listens(&[public], now);
+    for by in ["8.8.8.8", "8.9.1.1", "8.10.1.1"] {
+        picture.reached(ip(by), public, now);
+    }
+    assert!(!picture.wants_relays(now), "it is known to need none");
+}
