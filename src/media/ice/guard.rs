@@ -57,7 +57,7 @@ impl Guard {
         self.addresses.get(&address) == Some(&None)
     }
 
-    /// Our own network is another one, or time has passed: what did not answer may do so now.
+    /// Our own network is another one: what did not answer may do so now.
     pub(super) fn begin_anew(&mut self) {
         self.addresses.values_mut().flatten().for_each(|sent| *sent = 0);
     }

@@ -26,11 +26,6 @@ const PIPE_AFTER: Duration = Duration::from_millis(400);
 const PIPE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a relay waits for a direct path to be found before it is asked for.
 const RELAY_AFTER: Duration = Duration::from_millis(150);
-/// How long a relay carries before a direct way is looked for again, doubling from there: routers forget, and laptops come
-/// home.
-const UPGRADE: Duration = Duration::from_secs(5);
-/// How often in a call addresses that never answered are tried once more while a relay carries it: each time a handful.
-const MOST_SECOND_TRIES: u32 = 3;
 /// How often the path in use is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// Starts of one call: more than hours of bad luck need.
@@ -86,11 +81,6 @@ pub(super) struct Machine {
     chosen_at: Instant,
     relay_due: Option<Instant>,
     relay_pending: bool,
-    /// When the end that offered looks for a better path than the relay's, and how often it did.
-    upgrade_at: Option<Instant>,
-    upgrades: u32,
-    second_tries: u32,
-    second_try_at: Instant,
     /// When the end that offered looks whether a stream of bytes is needed; and whether one is there.
     pipe_due: Option<Instant>,
     piped: bool,
@@ -129,10 +119,6 @@ impl Machine {
             // What the far end names takes longer to come to the end that offers than that end may wait.
             relay_due: Some(if controlling { now } else { now + RELAY_AFTER }),
             relay_pending: false,
-            upgrade_at: None,
-            upgrades: 0,
-            second_tries: 0,
-            second_try_at: now + UPGRADE,
             pipe_due: controlling.then_some(now + PIPE_AFTER),
             piped: false,
             pipe_asked: now,
@@ -267,11 +253,6 @@ impl Machine {
                 }
             }
         }
-        if self.upgrade_at.take_if(|at| now >= *at).is_some() && self.generation < MOST_GENERATIONS {
-            self.upgrades += 1;
-            self.begin(self.generation + 1, now);
-            self.plan_upgrade(now);
-        }
         if self.pipe_due.take_if(|due| now >= *due).is_some() && !self.piped {
             match self.is_met() {
                 true if self.chosen.is_none() || self.far_lost => {
@@ -294,7 +275,7 @@ impl Machine {
 
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
         let (agent, gather) = (self.agent.poll_timeout(), self.gather.poll_timeout());
-        let dues = [agent, gather, self.relay_due, self.restart_at, self.pipe_due, self.upgrade_at];
+        let dues = [agent, gather, self.relay_due, self.restart_at, self.pipe_due];
         dues.into_iter().flatten().chain([self.look_at]).min()
     }
 
@@ -324,12 +305,6 @@ impl Machine {
     fn begin(&mut self, generation: u32, now: Instant) {
         tracing::debug!(call = ?self.call, generation, "paths are looked for anew");
         self.generation = generation;
-        let carried = self.chosen.is_some_and(|chosen| chosen.relayed);
-        if carried && self.second_tries < MOST_SECOND_TRIES && now >= self.second_try_at {
-            self.second_tries += 1;
-            self.second_try_at = now + UPGRADE;
-            self.guard.begin_anew();
-        }
         self.agent = Agent::new(self.controlling, now);
         self.gather = Gather::default();
         self.told.clear();

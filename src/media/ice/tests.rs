@@ -174,48 +174,6 @@ fn a_dead_relay_is_replaced_within_three_seconds() {
 }
 
 #[test]
-fn a_relay_carries_until_there_is_a_direct_way_again() {
-    let mut world = World::new([Nat::PortRestricted; 2]);
-    world.walled = true;
-    world.run(Duration::from_millis(200));
-    world.grant(0, "90.0.0.1");
-    world.run(Duration::from_secs(3));
-    assert!(world.connected().expect("by the relay")[0].relayed);
-    // The first look is in vain, the second one is not.
-    world.run(Duration::from_secs(5));
-    world.walled = false;
-    world.run(Duration::from_secs(13));
-    let [a, b] = world.connected().unwrap();
-    assert!(!a.relayed && !b.relayed);
-    assert!(world.ends.iter().all(|end| end.lost == 0), "at no time without a path");
-    world.run(Duration::from_secs(30));
-    assert!(!world.ends[0].wants_relay, "and it is given back");
-}
-
-/// A call of an hour between those that no direct way leads to: looked for less and less, and never without the relay.
-#[test]
-fn looking_for_a_direct_way_in_vain_costs_little() {
-    let mut world = World::new([Nat::Symmetric; 2]);
-    world.run(Duration::from_millis(200));
-    world.grant(0, "90.0.0.1");
-    world.run(Duration::from_secs(3));
-    let before = world.count;
-    for _ in 0..3_600 {
-        // Somebody speaks.
-        let paths = world.connected().expect("the relay carries").map(|chosen| (chosen.local, chosen.remote));
-        for (n, (local, remote)) in paths.into_iter().enumerate() {
-            let now = world.now;
-            world.ends[n].machine.handle_media(remote, local, now);
-        }
-        world.run(Duration::from_secs(1));
-    }
-    assert!(world.ends.iter().all(|end| end.lost == 0), "at no time without a path");
-    let sent = world.count - before;
-    assert!(sent < 15 * 3_600, "{sent} packets in an hour");
-    println!("{sent} packets in an hour");
-}
-
-#[test]
 fn a_cut_of_everything_is_survived() {
     let mut world = World::new([Nat::PortRestricted; 2]);
     world.run(Duration::from_secs(2));

@@ -3,7 +3,7 @@
 
 use super::super::message::Kind;
 use super::super::pair::Pair;
-use super::{Chosen, Effect, LOOK, Machine, UPGRADE};
+use super::{Chosen, Effect, LOOK, Machine};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 const PROVEN: Duration = Duration::from_secs(2);
 /// A relay is given back when the direct path has carried the call for so long.
 const RELAY_KEPT: Duration = Duration::from_secs(20);
-/// The longest time between two looks for a better path than the relay's.
-const MOST_UPGRADE: Duration = Duration::from_secs(300);
 /// Pairs that have worked, the latest.
 const MOST_PATHS: usize = 32;
 
@@ -67,7 +65,6 @@ impl Machine {
             None => {
                 tracing::debug!(call = ?self.call, "the path fell silent");
                 self.chosen = None;
-                self.upgrade_at = None;
                 self.effects.push_back(Effect::Choose(None));
                 if self.relay.take().is_some() {
                     // It may be what is gone: another one is asked for.
@@ -95,18 +92,8 @@ impl Machine {
             tracing::debug!(call = ?self.call, relayed = chosen.relayed, "another path");
             self.chosen = Some(chosen);
             self.chosen_at = now;
-            if !relayed {
-                self.upgrades = 0;
-            }
-            self.plan_upgrade(now);
             self.effects.push_back(Effect::Choose(Some(chosen)));
         }
-    }
-
-    pub(super) fn plan_upgrade(&mut self, now: Instant) {
-        let pause = UPGRADE.saturating_mul(1 << self.upgrades.min(10)).min(MOST_UPGRADE);
-        let relayed = self.chosen.is_some_and(|chosen| chosen.relayed);
-        self.upgrade_at = (self.controlling && relayed).then_some(now + pause);
     }
 
     pub(super) fn is_relayed(&self, remote: SocketAddr) -> bool {
