@@ -8,6 +8,7 @@
 //! publish ─┘                    └─ sweep   everybody in the region, by networks, not by nearness
 //! table      who is known: buckets, neighbourhood, seniority; answers FIND; estimates the overlay's size
 //! holding    what is kept for others: quotas, heaviest first out, stamps under load
+//! shelf      lists of services that many owners share, each with its own signed entry (service)
 //! joining    which sources to believe on the way in; whether this node may be isolated
 //! promotion  when a client may serve
 //! ```
@@ -26,6 +27,8 @@ mod pauses;
 mod position;
 mod promotion;
 mod publish;
+mod service;
+mod shelf;
 mod stamp;
 mod table;
 #[cfg(test)]
@@ -48,6 +51,8 @@ pub use pauses::{between_checks, between_searches, between_walks};
 pub use position::{Distance, Position};
 pub use promotion::{Flapping, Promotion, Uptime};
 pub use publish::{Publish, Published};
+pub use service::{EntryError, Offers, SHARDS, Service, ServiceEntry};
+pub use shelf::Shelves;
 pub use stamp::{MAX_STAMP_BITS, Stamp};
 pub use table::{Admission, Estimate, Pace, Table};
 pub use walk::{Seeds, Step, StepId, Walk, WalkConfig};
@@ -93,6 +98,10 @@ pub enum Ask {
     Fetch(RecordKey),
     /// Keep this bundle under this key.
     Store(RecordKey, Bytes),
+    /// Who is on this list?
+    List(RecordKey),
+    /// Put this entry, which is the asker's own, on this list.
+    Enlist(RecordKey, Bytes),
 }
 
 /// What a peer answered; signatures on it were verified, or noted as bad, by the driver.
@@ -102,6 +111,25 @@ pub enum Answer {
     Found { peers: Vec<Arc<Card>>, bundle: Option<Bytes> },
     /// To STORE.
     Stored(Stored),
+    /// To LIST: at most ten entries, judged by nobody yet.
+    List(Vec<Bytes>),
+    /// To ENLIST.
+    Enlisted(Enlisted),
+}
+
+/// How a holder answers an ENLIST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enlisted {
+    /// It is on the list.
+    Listed,
+    /// It will be, once it has been found where it says that it is.
+    Trying,
+    /// The list is not in this node's region.
+    NotMine,
+    /// No room for its network.
+    Full,
+    /// Refused by the validator.
+    Invalid,
 }
 
 /// How a holder answers a STORE.

@@ -40,6 +40,7 @@ mod kept;
 mod limits;
 pub mod link;
 mod listed;
+mod listing;
 mod lookup;
 mod meter;
 mod network;
@@ -243,6 +244,8 @@ pub struct OverlayStatus {
     /// nodes on.
     pub clock_ahead_ms: Option<i64>,
     pub records_held: usize,
+    /// Entries of services, such as relays, that this node lists for others.
+    pub services_listed: usize,
     pub links: usize,
     /// Bytes in and out since start.
     pub bytes_in: u64,

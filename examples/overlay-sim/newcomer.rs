@@ -238,7 +238,7 @@ impl Newcomer {
                             self.table.verified(card.clone(), ip, wall);
                             answered.push(card);
                         }
-                        Answer::Stored(_) => walk.failed(step, Failure::Malformed, at),
+                        _ => walk.failed(step, Failure::Malformed, at),
                     }
                     at.max(now)
                 }

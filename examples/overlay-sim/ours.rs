@@ -98,7 +98,7 @@ fn size_of_answer(answer: &Answer) -> usize {
     RESPONSE
         + match answer {
             Answer::Found { peers, bundle } => peers.len() * CARD + bundle.as_ref().map_or(0, |bundle| bundle.len()),
-            Answer::Stored(_) => 0,
+            Answer::Stored(_) | Answer::List(_) | Answer::Enlisted(_) => 0,
         }
 }
 

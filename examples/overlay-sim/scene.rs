@@ -315,6 +315,8 @@ impl<'a> Scene<'a> {
         let (target, key) = match ask {
             Ask::Find(position) => (*position, None),
             Ask::Fetch(key) | Ask::Store(key, _) => (Position::of_key(key), self.user.index_of(key)),
+            // Lists are not simulated.
+            Ask::List(_) | Ask::Enlist(..) => return None,
         };
         if self.kind(id) == Kind::Hostile && self.setting.attack != Attack::None {
             return Some((delays::HOSTILE, self.lie(id, ask, target, key)?));
@@ -322,7 +324,7 @@ impl<'a> Scene<'a> {
         let delay = answer_after(self.round_trip(from, id), connected);
         let answer = match ask {
             Ask::Store(_, bundle) => Answer::Stored(self.store(id, key, &target, bundle)),
-            Ask::Find(_) | Ask::Fetch(_) => {
+            _ => {
                 let bundle = key.and_then(|j| self.held.get(&(id, j))).map(|which| self.user.bytes(*which));
                 let bundle = bundle.filter(|_| matches!(ask, Ask::Fetch(_)));
                 let mut peers = self.table(id).answer(&target, NOW);

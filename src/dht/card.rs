@@ -22,7 +22,7 @@ pub const MAX_CARD_BYTES: usize = 300;
 /// Cards that claim to be from later than this are refused.
 const MAX_AHEAD_MS: u64 = 300_000;
 
-static ADDRESS: Shape = Shape {
+pub(super) static ADDRESS: Shape = Shape {
     fields: &[
         Field { number: 1, kind: Kind::Bytes { min: 4, max: 16 }, at_most: 1 },
         Field { number: 2, kind: Kind::U32, at_most: 1 },
@@ -164,12 +164,12 @@ impl Card {
 }
 
 /// The one that is dear: of the first global IPv4 address, if there is one.
-fn network_of(addresses: &[Address]) -> Option<Network> {
+pub(super) fn network_of(addresses: &[Address]) -> Option<Network> {
     let v4 = addresses.iter().find(|address| address.ip.to_canonical().is_ipv4() && is_global(address.ip));
     v4.or(addresses.first()).map(|address| Network::of(address.ip))
 }
 
-fn to_pb(address: &Address) -> pb::CardAddress {
+pub(super) fn to_pb(address: &Address) -> pb::CardAddress {
     pb::CardAddress {
         ip: match address.ip.to_canonical() {
             IpAddr::V4(v4) => Bytes::copy_from_slice(&v4.octets()),
@@ -184,7 +184,7 @@ fn to_pb(address: &Address) -> pb::CardAddress {
 }
 
 /// `None` for what this version cannot dial.
-fn of_pb(address: &pb::CardAddress) -> Option<Address> {
+pub(super) fn of_pb(address: &pb::CardAddress) -> Option<Address> {
     let ip = if let Ok(v4) = <[u8; 4]>::try_from(&address.ip[..]) {
         IpAddr::from(v4)
     } else {

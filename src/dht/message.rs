@@ -5,7 +5,9 @@
 //! the promise, are together a proof that anybody can check.
 
 use super::card::MAX_CARD_BYTES;
-use super::{Ask, MAX_PEERS, Position, Stored};
+use super::service::MAX_ENTRY_BYTES;
+use super::shelf::MAX_ENTRIES;
+use super::{Ask, Enlisted, MAX_PEERS, Position, Stored};
 use crate::clock::UnixMillis;
 use crate::identity::{NodeKey, NodeSecret};
 use crate::record::{MAX_BUNDLE_BYTES, RecordKey};
@@ -38,6 +40,8 @@ static QUESTION: Shape = Shape {
         Field { number: 5, kind: Kind::Bytes { min: 32, max: 32 }, at_most: 1 },
         Field { number: 6, kind: Kind::Bytes { min: 1, max: MAX_BUNDLE_BYTES }, at_most: 1 },
         Field { number: 7, kind: Kind::Bytes { min: 1, max: MAX_STAMP_BYTES }, at_most: 1 },
+        Field { number: 8, kind: Kind::Bytes { min: 32, max: 32 }, at_most: 1 },
+        Field { number: 9, kind: Kind::Bytes { min: 1, max: MAX_ENTRY_BYTES }, at_most: 1 },
     ],
     unknown_allowed: false,
 };
@@ -49,6 +53,7 @@ static REPLY: Shape = Shape {
         Field { number: 3, kind: Kind::Bytes { min: 1, max: MAX_CARD_BYTES }, at_most: MAX_PEERS },
         Field { number: 4, kind: Kind::Bytes { min: 1, max: MAX_BUNDLE_BYTES }, at_most: 1 },
         Field { number: 5, kind: Kind::Bytes { min: 1, max: MAX_CARD_BYTES }, at_most: 1 },
+        Field { number: 6, kind: Kind::Bytes { min: 1, max: MAX_ENTRY_BYTES }, at_most: MAX_ENTRIES },
     ],
     unknown_allowed: false,
 };
@@ -108,6 +113,11 @@ impl Question {
                 message.store = Bytes::copy_from_slice(&key.0);
                 message.bundle = bundle.clone();
             }
+            Ask::List(key) => message.listed = Bytes::copy_from_slice(&key.0),
+            Ask::Enlist(key, entry) => {
+                message.listed = Bytes::copy_from_slice(&key.0);
+                message.entry = entry.clone();
+            }
         }
         message.encode_to_vec().into()
     }
@@ -125,13 +135,19 @@ impl Question {
         if !(stores || message.bundle.is_empty() && message.stamp.is_empty()) {
             return Err(WRONG);
         }
+        let lists = !message.listed.is_empty();
+        if !(lists || message.entry.is_empty()) {
+            return Err(WRONG);
+        }
         let at = |bytes: &Bytes| <[u8; 32]>::try_from(&bytes[..]).map_err(|_| WRONG);
-        let ask = match (message.find.is_empty(), message.fetch.is_empty(), stores) {
-            (false, true, false) => Ask::Find(Position(at(&message.find)?)),
-            (true, false, false) => Ask::Fetch(RecordKey(at(&message.fetch)?)),
-            (true, true, true) if !message.bundle.is_empty() => {
+        let ask = match (!message.find.is_empty(), !message.fetch.is_empty(), stores, lists) {
+            (true, false, false, false) => Ask::Find(Position(at(&message.find)?)),
+            (false, true, false, false) => Ask::Fetch(RecordKey(at(&message.fetch)?)),
+            (false, false, true, false) if !message.bundle.is_empty() => {
                 Ask::Store(RecordKey(at(&message.store)?), message.bundle)
             }
+            (false, false, false, true) if message.entry.is_empty() => Ask::List(RecordKey(at(&message.listed)?)),
+            (false, false, false, true) => Ask::Enlist(RecordKey(at(&message.listed)?), message.entry),
             _ => return Err(WRONG),
         };
         Ok(Self {
@@ -146,7 +162,7 @@ impl Question {
     pub fn scope(&self) -> [u8; 32] {
         match &self.ask {
             Ask::Find(position) => position.0,
-            Ask::Fetch(key) | Ask::Store(key, _) => key.0,
+            Ask::Fetch(key) | Ask::Store(key, _) | Ask::List(key) | Ask::Enlist(key, _) => key.0,
         }
     }
 }
@@ -160,6 +176,10 @@ pub enum Said {
     Held(Option<Bytes>),
     /// To STORE. `sequence` of a bundle that is kept: the highest in it.
     Stored { result: Stored, sequence: u64 },
+    /// To LIST: signed entries.
+    List(Vec<Bytes>),
+    /// To ENLIST.
+    Enlisted(Enlisted),
     /// To anything, unsigned: too much to do. No evidence for anything.
     Busy,
 }
@@ -212,7 +232,7 @@ impl Voice {
         let mut peers = peers;
         peers.truncate(MAX_PEERS);
         let (mut promised, mut highest, mut bits) = (0, 0, 0);
-        let mut carried = None;
+        let (mut carried, mut entries) = (None, Vec::new());
         let kind = match said {
             Said::Near => 1,
             Said::Held(bundle) => {
@@ -237,6 +257,18 @@ impl Voice {
                 Stored::Invalid => 8,
             },
             Said::Busy => 9,
+            Said::List(listed) => {
+                entries = listed;
+                entries.truncate(MAX_ENTRIES);
+                10
+            }
+            Said::Enlisted(enlisted) => match enlisted {
+                Enlisted::Listed => 11,
+                Enlisted::Trying => 12,
+                Enlisted::NotMine => 13,
+                Enlisted::Full => 14,
+                Enlisted::Invalid => 15,
+            },
         };
         let kept = match &question.ask {
             Ask::Store(_, bundle) if kind == 3 => Some(bundle),
@@ -245,8 +277,8 @@ impl Voice {
         let payload = pb::ReplyPayload {
             nonce: Bytes::copy_from_slice(&question.nonce),
             kind,
-            peers: hash_of_peers(&peers),
-            bundle: carried.as_ref().or(kept).map(|bundle| hash(bundle)).unwrap_or_default(),
+            peers: hash_of_all(&peers),
+            bundle: carried.as_ref().or(kept).map(|bundle| hash(bundle)).unwrap_or_else(|| hash_of_all(&entries)),
             time: now.0,
             boot: Bytes::copy_from_slice(&self.boot),
             promise: promised,
@@ -267,6 +299,7 @@ impl Voice {
             peers,
             bundle: carried.unwrap_or_default(),
             card: card.unwrap_or_default(),
+            entries,
         };
         message.encode_to_vec().into()
     }
@@ -311,10 +344,19 @@ impl Reply {
             }
             (8, Ask::Store(..)) if !carries => stored(Stored::Invalid),
             (9, _) if !carries => Said::Busy,
+            (10, Ask::List(_)) if !carries => Said::List(message.entries.clone()),
+            (11, Ask::Enlist(..)) if !carries => Said::Enlisted(Enlisted::Listed),
+            (12, Ask::Enlist(..)) if !carries => Said::Enlisted(Enlisted::Trying),
+            (13, Ask::Enlist(..)) if !carries => Said::Enlisted(Enlisted::NotMine),
+            (14, Ask::Enlist(..)) if !carries => Said::Enlisted(Enlisted::Full),
+            (15, Ask::Enlist(..)) if !carries => Said::Enlisted(Enlisted::Invalid),
             _ => return Err(MessageError::WrongKind),
         };
-        let hashes = signed.map(|bundle| hash(&bundle)).unwrap_or_default();
-        if payload.bundle != hashes || payload.peers != hash_of_peers(&message.peers) {
+        if !(message.entries.is_empty() || matches!(said, Said::List(_))) {
+            return Err(MessageError::WrongKind);
+        }
+        let hashes = signed.map(|bundle| hash(&bundle)).unwrap_or_else(|| hash_of_all(&message.entries));
+        if payload.bundle != hashes || payload.peers != hash_of_all(&message.peers) {
             return Err(MessageError::WrongHash);
         }
         Ok(Self {
@@ -337,7 +379,7 @@ impl Reply {
         let kind = match &self.said {
             Said::Busy => return Ok(()),
             Said::Stored { result: Stored::Kept { .. }, .. } => 3,
-            Said::Near | Said::Held(_) | Said::Stored { .. } => 1,
+            Said::Near | Said::Held(_) | Said::Stored { .. } | Said::List(_) | Said::Enlisted(_) => 1,
         };
         signature::verify(&node.0, domain(kind), Some(overlay), &self.scope, &self.payload, &self.signature)
     }
@@ -379,15 +421,15 @@ fn hash(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&Sha256::digest(bytes))
 }
 
-/// `H(u16 length || card || ...)`, nothing for no peers.
-fn hash_of_peers(peers: &[Bytes]) -> Bytes {
-    if peers.is_empty() {
+/// Of cards or entries: `H(u16 length || bytes || ...)`, nothing for none.
+fn hash_of_all(signed: &[Bytes]) -> Bytes {
+    if signed.is_empty() {
         return Bytes::new();
     }
     let mut all = Sha256::new();
-    for card in peers {
-        all.update(u16::try_from(card.len()).unwrap_or(u16::MAX).to_be_bytes());
-        all.update(card);
+    for one in signed {
+        all.update(u16::try_from(one.len()).unwrap_or(u16::MAX).to_be_bytes());
+        all.update(one);
     }
     Bytes::copy_from_slice(&all.finalize())
 }

@@ -257,10 +257,8 @@ impl Publish {
                 self.store_at_members(walk);
             }
             (Some(Sent::Store { key, to, .. }), Answer::Stored(stored)) => self.stored(key, to, stored, judge),
-            (Some(Sent::Step { walk, step }), Answer::Stored(_)) => {
-                self.walks[walk].failed(step, Failure::Malformed, now);
-            }
-            (Some(Sent::Store { .. }), Answer::Found { .. }) | (None, _) => {}
+            (Some(Sent::Step { walk, step }), _) => self.walks[walk].failed(step, Failure::Malformed, now),
+            (Some(Sent::Store { .. }), _) | (None, _) => {}
         }
     }
 

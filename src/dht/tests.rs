@@ -265,6 +265,8 @@ impl World {
                 Answer::Found { peers, bundle }
             }
             Ask::Store(key, bytes) => Answer::Stored(self.store(at, key, bytes)),
+            Ask::List(_) => Answer::List(Vec::new()),
+            Ask::Enlist(..) => Answer::Enlisted(Enlisted::NotMine),
         };
         Some((after, Ok(answer)))
     }

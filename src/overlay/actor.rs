@@ -132,6 +132,7 @@ pub(super) struct Actor {
     /// Where the router says that it lets others through.
     pub(super) opened: watch::Receiver<Vec<Address>>,
     pub(super) clocks: super::clocks::Clocks,
+    pub(super) listing: listing::Listing,
     pub(super) relaying: relaying::Relaying,
     pub(super) relay_replies: mpsc::Receiver<relaying::Ready>,
     pub(super) upkeep: upkeep::Upkeep,

@@ -192,6 +192,8 @@ impl Actor {
                 }
                 Said::Held(held)
             }
+            Ask::List(key) => Said::List(self.listed_under(key, wall)),
+            Ask::Enlist(key, entry) => Said::Enlisted(self.enlist(peer, connection, key, entry, now, wall)),
             Ask::Find(_) | Ask::Store(..) => Said::Near,
         }
     }

@@ -299,6 +299,8 @@ impl Actor {
             Said::Held(bundle) => Answer::Found { peers, bundle },
             Said::Stored { result, .. } => Answer::Stored(result),
             Said::Near | Said::Busy => Answer::Found { peers, bundle: None },
+            Said::List(entries) => Answer::List(entries),
+            Said::Enlisted(enlisted) => Answer::Enlisted(enlisted),
         })
     }
 }

@@ -148,6 +148,16 @@ impl Actor {
         }
     }
 
+    /// Whether this node passes connections on.
+    pub(super) fn serves_circuits(&self) -> bool {
+        self.circuits.serves(self.reaching.picture.kind(Instant::now()) == Kind::Public)
+    }
+
+    /// Whether it is to be reached at more relays than it knows to try.
+    pub(super) fn wants_more_circuits(&self, now: Instant) -> bool {
+        self.circuits.reserving.hopeful(now) < self.relays_wanted(now)
+    }
+
     fn is_web(&self) -> bool {
         let listens = self.listen.iter().filter_map(to_plain);
         self.external.iter().copied().chain(listens).any(|at| at.transport == Transport::Tcp && at.port == WEB_PORT)
@@ -224,8 +234,7 @@ impl Actor {
 
     /// Passes on for others, or not; and tells them where it is.
     pub(super) fn serve_circuits(&mut self, here: &[Address]) {
-        let public = self.reaching.picture.kind(Instant::now()) == Kind::Public;
-        let serves = self.circuits.serves(public);
+        let serves = self.serves_circuits();
         let status = if serves { relay::Status::Enable } else { relay::Status::Disable };
         self.swarm.behaviour_mut().relaying.set_status(Some(status));
         if !serves {

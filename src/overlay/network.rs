@@ -166,6 +166,7 @@ impl Actor {
                 self.met(peer, ip_of(&address), now);
                 self.peers.connected(peer, Some(&address), now);
                 self.lead_reached(peer, connection, &address, now, wall);
+                self.listing_found(&peer, &address);
                 self.meet(peer, now);
                 if self.swarm.behaviour().tried.as_ref().is_some_and(|tried| tried.dialled(connection)) {
                     self.feelers.brief(connection, now);

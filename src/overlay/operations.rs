@@ -2,6 +2,7 @@
 
 use super::actor::Actor;
 use super::asking::Asker;
+use super::listing::Errand;
 use super::lookup::Lookup;
 use super::publish::{Holders, Publication};
 use super::*;
@@ -28,6 +29,8 @@ pub(super) enum Operation {
     Lookup(Box<Lookup>),
     /// To know who is there.
     Walk(Box<Tour>),
+    /// To be listed, or to read lists.
+    Errand(Box<Errand>),
 }
 
 /// A walk to a place, and what it is worth for the estimate of the overlay's size.
@@ -191,9 +194,11 @@ impl Actor {
                     }
                     tour.walk.answered(step, &peers, now);
                 }
-                Ok(Answer::Stored(_)) => tour.walk.failed(step, Failure::Malformed, now),
+                Ok(_) => tour.walk.failed(step, Failure::Malformed, now),
                 Err(why) => tour.walk.failed(step, why, now),
             },
+            (Operation::Errand(errand), Asker::Step(_, step)) => errand.walked(step, outcome, now),
+            (Operation::Errand(errand), Asker::Request(..)) => errand.answered(outcome),
             (Operation::Lookup(lookup), Asker::Neighbour(_)) => {
                 if let Ok(Answer::Found { bundle: Some(bytes), .. }) = outcome {
                     match record::validate(&bytes, &lookup.keys[0], &judge, None) {
@@ -203,7 +208,8 @@ impl Actor {
                 }
             }
             // An operation asks questions of its own kind only.
-            (Operation::Walk(..), _) | (_, Asker::Step(..) | Asker::Neighbour(_) | Asker::Acquaintance) => {}
+            (Operation::Walk(_) | Operation::Errand(_), _)
+            | (_, Asker::Step(..) | Asker::Neighbour(_) | Asker::Acquaintance) => {}
         }
     }
 
@@ -221,13 +227,14 @@ impl Actor {
             Operation::Publish(publication) => publication.is_over(),
             Operation::Lookup(lookup) => lookup.is_over(),
             Operation::Walk(tour) => tour.walk.is_over(now),
+            Operation::Errand(errand) => errand.is_over(now),
         };
         if over {
             self.ended(operation, now);
         } else {
             let near = match &mut operation {
                 Operation::Lookup(lookup) => lookup.asks_near(now).then_some(lookup.keys[0]),
-                Operation::Publish(_) | Operation::Walk(_) => None,
+                Operation::Publish(_) | Operation::Walk(_) | Operation::Errand(_) => None,
             };
             if let Some(at) = operation.timeout() {
                 self.operations_at = self.operations_at.min(at);
@@ -270,7 +277,7 @@ impl Actor {
                     self.remembered.recall(&publication.bundle.id(), self.upkeep.estimate as f64, now);
                 publication.begin(holders, seeds, radius, walk, salt, now);
             }
-            Operation::Lookup(_) | Operation::Publish(_) | Operation::Walk(..) => {}
+            Operation::Lookup(_) | Operation::Publish(_) | Operation::Walk(_) | Operation::Errand(_) => {}
         }
     }
 
@@ -314,6 +321,7 @@ impl Actor {
                 observations
             }
             Operation::Walk(tour) => tour.walk.take_observations(),
+            Operation::Errand(errand) => errand.take_observations(),
         }
     }
 
@@ -350,6 +358,7 @@ impl Actor {
                 }
                 self.upkeep.changed = true;
             }
+            Operation::Errand(errand) => self.errand_ended(*errand, now),
         }
     }
 
@@ -395,6 +404,7 @@ impl Operation {
                 }
                 return Some((Asker::Step(id, step.id), step.to, Ask::Find(tour.target)));
             }
+            Operation::Errand(errand) => return errand.poll(id, now),
         }?;
         Some((Asker::Request(id, request.id), request.to, request.ask))
     }
@@ -404,7 +414,7 @@ impl Operation {
         match self {
             Operation::Lookup(lookup) => lookup.engine.is_none(),
             Operation::Publish(publication) => publication.engine.is_none(),
-            Operation::Walk(_) => false,
+            Operation::Walk(_) | Operation::Errand(_) => false,
         }
     }
 
@@ -413,6 +423,7 @@ impl Operation {
             Operation::Lookup(lookup) => lookup.timeout(),
             Operation::Publish(publication) => publication.timeout(),
             Operation::Walk(tour) => tour.walk.poll_timeout(),
+            Operation::Errand(errand) => errand.timeout(),
         }
     }
 }

@@ -112,7 +112,7 @@ impl Paying {
     pub(super) fn stamp_for(&self, ask: &Ask) -> Bytes {
         let stamp = match ask {
             Ask::Store(key, _) => self.have.get(key),
-            Ask::Find(_) | Ask::Fetch(_) => None,
+            Ask::Find(_) | Ask::Fetch(_) | Ask::List(_) | Ask::Enlist(..) => None,
         };
         stamp.map_or_else(Bytes::new, |(stamp, ..)| Bytes::copy_from_slice(&stamp.encode()))
     }

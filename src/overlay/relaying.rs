@@ -65,6 +65,16 @@ impl Relaying {
         (relaying, replies, known)
     }
 
+    /// Whether this node gives ports for media itself.
+    pub(super) fn gives_media(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.media() != MediaFor::Off)
+    }
+
+    /// Whether any media relay is known.
+    pub(super) fn knows_media_relay(&self) -> bool {
+        self.asking.knows_media_relay()
+    }
+
     /// Who has no relay only asks: others do not take it for one.
     pub(super) fn behaviour(config: &OverlayConfig) -> exchange::Behaviour {
         let support = if config.relay.is_some() { ProtocolSupport::Full } else { ProtocolSupport::Outbound };

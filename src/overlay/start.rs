@@ -160,6 +160,7 @@ impl Overlay {
             port_mapping,
             opened,
             clocks: super::clocks::Clocks::default(),
+            listing: listing::Listing::new(now),
             upkeep: Upkeep::new(server, now),
             store,
         };

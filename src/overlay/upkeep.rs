@@ -23,7 +23,7 @@ const WALK_FEW: Duration = Duration::from_secs(30);
 const FEW: usize = 4;
 
 /// Overlays of so many nodes have one region.
-const EVERYBODY: usize = 64;
+pub(super) const EVERYBODY: usize = 64;
 
 /// Servers probed in one round.
 const MAX_PROBES: usize = 4;
@@ -48,7 +48,7 @@ pub(super) struct Upkeep {
     pub(super) server: bool,
     pub(super) estimate: usize,
     /// Where this node could be dialled when that was last looked at.
-    direct: Vec<reachability::Address>,
+    pub(super) direct: Vec<reachability::Address>,
     started: Instant,
     shown_at: Instant,
     round_at: Instant,
@@ -142,12 +142,14 @@ impl Actor {
         self.walks(now);
         self.asking_round(now);
         self.relay_round(now);
+        self.listing_round(now);
         self.fill_slots(now);
         self.probe_table(now);
         self.keep_up(now);
         if now >= self.upkeep.housekeeping_at {
             self.upkeep.housekeeping_at = now + HOUSEKEEPING;
             self.holding().expire(UnixMillis::now());
+            self.listing.shelves.expire(UnixMillis::now());
             self.save_peers();
             self.save_ledger();
         }
@@ -269,6 +271,7 @@ impl Actor {
             confirmed_by: self.joining.engine.confirmed_by(),
             isolated: matches!(standing, Standing::PossiblyIsolated(_)),
             records_held: behaviour.kad.store_mut().holding.len(),
+            services_listed: self.listing.shelves.entries(),
             links: behaviour.link.len(),
             listen: self.listen_texts(),
             circuits: self.circuit_texts(),

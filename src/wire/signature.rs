@@ -26,6 +26,8 @@ pub enum Domain {
     Receipt,
     /// By a node: what it answered; scope = the key or position asked for.
     Answer,
+    /// By a node: what it does for everybody; scope = the key of the list that says so.
+    Service,
 }
 
 impl Domain {
@@ -42,6 +44,7 @@ impl Domain {
             Domain::PeerCard => "peercard",
             Domain::Receipt => "receipt",
             Domain::Answer => "answer",
+            Domain::Service => "service",
         }
     }
 }

@@ -10,6 +10,7 @@ mod circuits;
 mod floods;
 mod harness;
 mod liars;
+mod listing;
 mod losses;
 mod meeting;
 mod relaying;

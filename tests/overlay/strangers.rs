@@ -168,6 +168,7 @@ async fn readers_refuse_forged_answers_and_take_the_honest_one() {
                 Ask::Find(_) => Said::Near,
                 Ask::Fetch(_) => Said::Held(Some(forged.clone().into())),
                 Ask::Store(..) => Said::Stored { result: Stored::Full, sequence: 0 },
+                Ask::List(_) | Ask::Enlist(..) => return None,
             };
             Some(voice.reply(&question, said, Vec::new(), Some(card.clone()), UnixMillis::now()))
         });

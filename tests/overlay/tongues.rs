@@ -68,6 +68,7 @@ async fn liar(lie: impl Fn(&Question, &Voice, Said) -> Option<Bytes> + Send + 's
         Ask::Find(_) => Some(voice.reply(&question, Said::Near, Vec::new(), Some(card.clone()), UnixMillis::now())),
         Ask::Fetch(_) => lie(&question, &voice, Said::Held(None)),
         Ask::Store(..) => lie(&question, &voice, Said::Stored { result: Stored::Kept { promise: 1_000 }, sequence: 1 }),
+        Ask::List(_) | Ask::Enlist(..) => None,
     });
     let reader = server(&[address]).await;
     reaches(&reader, |status| status.estimate >= 2).await;

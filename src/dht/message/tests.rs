@@ -16,13 +16,21 @@ fn question(ask: Ask) -> Question {
     Question { nonce: [1; 16], card: None, ask, stamp: Bytes::new() }
 }
 
-fn asks() -> [Ask; 3] {
+fn asks() -> [Ask; 5] {
     let bundle = Bytes::from(vec![9; MAX_BUNDLE_BYTES]);
-    [Ask::Find(Position([1; 32])), Ask::Fetch(RecordKey([2; 32])), Ask::Store(RecordKey([3; 32]), bundle)]
+    let entry = Bytes::from(vec![5; MAX_ENTRY_BYTES]);
+    [
+        Ask::Find(Position([1; 32])),
+        Ask::Fetch(RecordKey([2; 32])),
+        Ask::Store(RecordKey([3; 32]), bundle),
+        Ask::List(RecordKey([4; 32])),
+        Ask::Enlist(RecordKey([4; 32]), entry),
+    ]
 }
 
 fn replies() -> Vec<(Question, Said)> {
-    let [find, fetch, store] = asks().map(question);
+    let [find, fetch, store, list, enlist] = asks().map(question);
+    let entries: Vec<Bytes> = (0..MAX_ENTRIES as u8).map(|n| Bytes::from(vec![n; MAX_ENTRY_BYTES])).collect();
     let stored = |result| Said::Stored { result, sequence: 0 };
     let newer = Bytes::from(vec![8; MAX_BUNDLE_BYTES]);
     vec![
@@ -36,6 +44,13 @@ fn replies() -> Vec<(Question, Said)> {
         (store.clone(), stored(Stored::Stamp { bits: 12 })),
         (store, stored(Stored::Invalid)),
         (find, Said::Busy),
+        (list.clone(), Said::List(Vec::new())),
+        (list, Said::List(entries)),
+        (enlist.clone(), Said::Enlisted(Enlisted::Listed)),
+        (enlist.clone(), Said::Enlisted(Enlisted::Trying)),
+        (enlist.clone(), Said::Enlisted(Enlisted::NotMine)),
+        (enlist.clone(), Said::Enlisted(Enlisted::Full)),
+        (enlist, Said::Enlisted(Enlisted::Invalid)),
     ]
 }
 
@@ -53,12 +68,15 @@ fn questions_come_back_as_they_went() {
 
 #[test]
 fn a_question_asks_one_thing() {
-    let [find, fetch, store] = asks().map(|ask| question(ask).encode().to_vec());
+    let [find, fetch, store, list, enlist] = asks().map(|ask| question(ask).encode().to_vec());
     let fetch_only = &fetch[18..];
     assert_eq!(Question::decode([&find[..], fetch_only].concat().into()), Err(MessageError::Malformed));
     assert_eq!(Question::decode(find[..18].to_vec().into()), Err(MessageError::Malformed), "nothing");
     assert_eq!(Question::decode(find[18..].to_vec().into()), Err(MessageError::Malformed), "no nonce");
     assert_eq!(Question::decode(store[..18 + 34].to_vec().into()), Err(MessageError::Malformed), "no bundle");
+    assert_eq!(Question::decode([&list[..], fetch_only].concat().into()), Err(MessageError::Malformed));
+    let entry_only = [&fetch[..], &enlist[18 + 34..]].concat();
+    assert_eq!(Question::decode(entry_only.into()), Err(MessageError::Malformed), "an entry for no list");
     let stamped = [&fetch[..], &[0x3a, 1, 1]].concat();
     assert_eq!(Question::decode(stamped.into()), Err(MessageError::Malformed), "a stamp on what needs none");
     assert_eq!(Question::decode(vec![0; MAX_QUESTION_BYTES + 1].into()), Err(MessageError::Malformed));
@@ -94,6 +112,8 @@ fn a_reply_is_to_its_question_only() {
             Ask::Find(_) => Ask::Find(Position([77; 32])),
             Ask::Fetch(_) => Ask::Fetch(RecordKey([77; 32])),
             Ask::Store(_, bundle) => Ask::Store(RecordKey([77; 32]), bundle),
+            Ask::List(_) => Ask::List(RecordKey([77; 32])),
+            Ask::Enlist(_, entry) => Ask::Enlist(RecordKey([77; 32]), entry),
         };
         let elsewhere = Question { ask: elsewhere, ..question.clone() };
         let reply = Reply::decode(bytes.clone(), &elsewhere).unwrap();
@@ -110,7 +130,7 @@ fn a_reply_is_to_its_question_only() {
 
 #[test]
 fn a_receipt_is_for_what_was_sent() {
-    let [_, _, store] = asks().map(question);
+    let [_, _, store, ..] = asks().map(question);
     let said = Said::Stored { result: Stored::Kept { promise: 1_200 }, sequence: 77 };
     let bytes = voice().reply(&store, said, Vec::new(), None, NOW);
     let other = Question { ask: Ask::Store(RecordKey([3; 32]), Bytes::from_static(b"other")), ..store };
@@ -119,7 +139,7 @@ fn a_receipt_is_for_what_was_sent() {
 
 #[test]
 fn what_was_signed_is_what_is_carried() {
-    let [find, fetch, _] = asks().map(question);
+    let [find, fetch, _, list, _] = asks().map(question);
     let peers = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];
     let swap = |question: &Question, said: Said, change: &dyn Fn(&mut pb::Reply)| {
         let bytes = voice().reply(question, said, peers.clone(), None, NOW);
@@ -138,6 +158,13 @@ fn what_was_signed_is_what_is_carried() {
     ] {
         assert_eq!(swap(&fetch, held(), change), Err(MessageError::WrongHash));
     }
+    let entries = || Said::List(vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")]);
+    assert!(swap(&list, entries(), &|_| ()).is_ok());
+    for change in [(&|m: &mut pb::Reply| m.entries.swap(0, 1)) as &dyn Fn(&mut pb::Reply), &|m| m.entries.truncate(1)] {
+        assert_eq!(swap(&list, entries(), change), Err(MessageError::WrongHash));
+    }
+    let extra = &|m: &mut pb::Reply| m.entries.push(Bytes::from_static(b"one"));
+    assert_eq!(swap(&fetch, held(), extra), Err(MessageError::WrongKind), "entries beside a record");
     let unsigned = |m: &mut pb::Reply| m.signature = Bytes::new();
     assert_eq!(swap(&find, Said::Near, &unsigned), Err(MessageError::Malformed));
     let bundle = |m: &mut pb::Reply| m.bundle = Bytes::from_static(b"x");

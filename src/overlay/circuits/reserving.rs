@@ -124,6 +124,14 @@ impl Reserving {
         }
     }
 
+    /// Relays that are held, or may be soon.
+    pub(in crate::overlay) fn hopeful(&self, now: Instant) -> usize {
+        let may = |known: &&Relay| {
+            known.counts(now) || known.state == State::Idle && known.not_before.is_none_or(|at| now >= at)
+        };
+        self.relays.values().filter(may).count()
+    }
+
     /// How long an answer of this relay takes.
     pub(in crate::overlay) fn measured(&mut self, relay: &PeerId, round_trip: Duration) {
         if let Some(known) = self.relays.get_mut(relay) {

@@ -120,6 +120,10 @@ impl Asking {
         Self { known: Known::default(), sent: HashMap::new(), waiting: Vec::new(), servers }
     }
 
+    pub(super) fn knows_media_relay(&self) -> bool {
+        self.known.has_media()
+    }
+
     fn tell_servers(&self) {
         let servers = self.known.stun_servers();
         self.servers.send_if_modified(|told| std::mem::replace(told, servers.clone()) != servers);

@@ -67,6 +67,11 @@ impl Known {
         self.relays.remove(peer);
     }
 
+    /// Whether one of them may give ports.
+    pub(super) fn has_media(&self) -> bool {
+        self.relays.values().any(|known| known.media)
+    }
+
     pub(super) fn dialled(&self, peer: &PeerId) -> Option<&Multiaddr> {
         self.relays.get(peer)?.dialled.as_ref()
     }

@@ -7,7 +7,7 @@
 use super::kad_words::{FIND_NODE, GET_VALUE, KadMessage, KadPeer, KadRecord, PUT_VALUE};
 use libp2p::{Multiaddr, PeerId};
 use peerline::clock::UnixMillis;
-use peerline::dht::{Ask, Card, Position, Question, Said, Stored, Voice};
+use peerline::dht::{Ask, Card, Enlisted, Position, Question, Said, Stored, Voice};
 use peerline::identity::{NodeKey, NodeSecret};
 use peerline::reachability::{Address, Transport};
 use peerline::record::{self, RecordKey};
@@ -260,7 +260,9 @@ impl Conspiracy {
         }
         let (position, key) = match &question.ask {
             Ask::Find(position) => (*position, None),
-            Ask::Fetch(key) | Ask::Store(key, _) => (Position::of_key(key), Some(*key)),
+            Ask::Fetch(key) | Ask::Store(key, _) | Ask::List(key) | Ask::Enlist(key, _) => {
+                (Position::of_key(key), Some(*key))
+            }
         };
         let peers = if target.is_some() { self.lying_peers(&position) } else { self.honest_peers(&position) };
         let peers: Vec<_> = peers.into_iter().filter(|card| card.node != own.node).take(NEAREST).collect();
@@ -275,8 +277,10 @@ impl Conspiracy {
                 }
                 Said::Stored { result: Stored::Kept { promise: 2_400 }, sequence: highest(bundle) }
             }
+            Ask::List(_) => Said::List(Vec::new()),
+            Ask::Enlist(..) => Said::Enlisted(Enlisted::Listed),
         };
-        let stores = matches!(question.ask, Ask::Store(..));
+        let stores = !matches!(question.ask, Ask::Find(_) | Ask::Fetch(_));
         let peers = if stores { Vec::new() } else { peers.iter().map(|card| card.signed.clone()).collect() };
         let card = matches!(question.ask, Ask::Find(_)).then(|| own.signed.clone());
         Some(voice.reply(question, said, peers, card, now))

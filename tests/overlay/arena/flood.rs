@@ -134,6 +134,8 @@ fn kind(reply: Reply) -> &'static str {
             Stored::Stamp { .. } => "stamp wanted",
             Stored::Invalid => "invalid",
         },
+        Said::List(_) => "list",
+        Said::Enlisted(_) => "enlisted",
     }
 }
 
