@@ -155,6 +155,9 @@ pub enum OverlayEvent {
     LinkMessage { link: LinkId, message: Bytes },
     /// What the far end says of the paths to one call: an `Ice`, unread, in one order with the messages, exactly once.
     LinkIce { link: LinkId, bytes: Bytes },
+    /// A link that we opened has lost its connection and is dialled where its far end was before; told again every few
+    /// seconds. Who finds it elsewhere says so by [`Overlay::connect`].
+    LinkLost { link: LinkId },
     /// The link is gone; nothing more comes on it.
     /// `never`: its far end never proved who it is, for this reason (see `LinkUp`).
     LinkDown { link: LinkId, reason: String, never: Option<LinkError> },
@@ -389,9 +392,19 @@ impl Overlay {
         Ok(pipe)
     }
 
+    /// A call on this link is heard, or not (any more): if it is, the link is kept for a minute without a connection instead
+    /// of 5 s, and however long nothing is said on it.
+    pub fn hold(&self, link: LinkId, held: bool) {
+        self.tell(Command::Hold { link, held });
+    }
+
     /// Closes a link after what is queued; `LinkDown` follows.
     pub fn close(&self, link: LinkId) {
-        if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(Command::Close(link)) {
+        self.tell(Command::Close(link));
+    }
+
+    fn tell(&self, command: Command) {
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(command) {
             // A hang-up must not get lost in a busy moment.
             let commands = self.commands.clone();
             tokio::spawn(async move { commands.send(command).await });

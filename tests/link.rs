@@ -323,6 +323,40 @@ async fn a_silent_peer_is_noticed_in_time() {
     assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
 }
 
+/// A router has forgotten its mappings: the voice of the call has another way already, and its node is elsewhere.
+#[tokio::test]
+async fn a_link_whose_call_is_heard_waits_until_the_far_end_is_found_elsewhere() {
+    let quick = || Config {
+        heartbeat: Duration::from_millis(100),
+        silence: Duration::from_millis(400),
+        grace: Duration::from_millis(300),
+        ..Config::default()
+    };
+    for held in [true, false] {
+        let (mut a, mut b) = (Node::start_with(quick(), TCP).await, Node::start_with(quick(), TCP).await);
+        let proxy = Proxy::start(&b.address).await;
+        a.call_at(&b, proxy.address.clone()).await;
+        let ((at_a, ..), (at_b, ..)) = tokio::join!(a.up(), b.up());
+        a.swarm.with(move |s| s.behaviour_mut().hold(at_a, true)).await;
+        b.swarm.with(move |s| s.behaviour_mut().hold(at_b, true)).await;
+        proxy.set(Mode::Stall);
+        assert!(matches!(a.any_event().await, Event::LinkLost { link } if link == at_a));
+        a.send(at_a, "are you there?").await.unwrap();
+        if !held {
+            // Nothing is heard any more either.
+            a.swarm.with(move |s| s.behaviour_mut().hold(at_a, false)).await;
+            assert_eq!(a.down().await, "the connection was lost");
+            continue;
+        }
+        let gone = tokio::time::timeout(Duration::from_millis(1_200), a.event()).await;
+        assert!(gone.is_err(), "it waits: {gone:?}");
+        assert_eq!(a.call(&b).await, at_a, "the same link");
+        assert_eq!(b.message().await, "are you there?");
+        b.send(at_b, "here").await.unwrap();
+        assert_eq!(a.message().await, "here");
+    }
+}
+
 #[tokio::test]
 async fn a_message_without_an_answer_finds_out_a_dead_peer() {
     let quick =

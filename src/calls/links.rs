@@ -3,6 +3,7 @@
 
 use super::cause;
 use super::paths::Meetings;
+use super::reach::Way;
 use crate::identity::NodeKey;
 use crate::locator::Locator;
 use crate::media::CallId;
@@ -15,12 +16,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long a link without a call stays open: the next call to the same person rings at once.
 const IDLE: Duration = Duration::from_secs(60);
 /// And one that came up over a circuit: relays give each node few of them.
 const IDLE_RELAYED: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A call of which nothing was heard for this long is not taken for one that goes on without its signalling.
+const HEARD: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkInfo {
@@ -35,6 +40,11 @@ struct Open {
     info: LinkInfo,
     uses: usize,
     idle_since: Instant,
+    /// When a call on it was last known to be heard, and whether the overlay has been told so.
+    heard_at: Option<Instant>,
+    held: bool,
+    /// Looks where the far end is now.
+    looking: Option<AbortOnDropHandle<()>>,
 }
 
 /// The open links; a link is here once its trunk is up. Bounded by the overlay's own limit.
@@ -52,6 +62,13 @@ pub(super) struct LinkUse {
     link: LinkId,
 }
 
+impl LinkUse {
+    /// The call on it is heard.
+    pub(super) fn is_heard(&self, now: Instant) {
+        self.links.is_heard(self.link, now);
+    }
+}
+
 impl Links {
     pub(super) fn hold(self: &Arc<Self>, link: LinkId) -> Option<(LinkInfo, LinkUse)> {
         let mut open = self.lock();
@@ -63,6 +80,37 @@ impl Links {
     /// Who is at the far end.
     pub(super) fn node(&self, link: LinkId) -> Option<NodeKey> {
         self.lock().get(&link).map(|entry| entry.info.node)
+    }
+
+    /// A call on this link is heard.
+    pub(super) fn is_heard(&self, link: LinkId, now: Instant) {
+        if let Some(entry) = self.lock().get_mut(&link) {
+            entry.heard_at = Some(now);
+        }
+    }
+
+    /// Links that are to be held from now on, or no more.
+    fn held(&self, now: Instant) -> Vec<(LinkId, bool)> {
+        let mut changed = Vec::new();
+        for (link, entry) in self.lock().iter_mut() {
+            let held = entry.heard_at.is_some_and(|at| now.saturating_duration_since(at) < HEARD);
+            if std::mem::replace(&mut entry.held, held) != held {
+                changed.push((*link, held));
+            }
+        }
+        changed
+    }
+
+    /// The overlay has lost a link: its far end may be reached elsewhere by now.
+    fn lost(&self, link: LinkId, overlay: &Overlay, locator: &Locator) {
+        let mut open = self.lock();
+        let Some(entry) = open.get_mut(&link) else { return };
+        if entry.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
+            return;
+        }
+        let LinkInfo { local, remote, node, .. } = entry.info;
+        let way = Way { overlay: overlay.clone(), locator: locator.clone(), local, remote };
+        entry.looking = Some(AbortOnDropHandle::new(tokio::spawn(async move { way.look_again(node).await })));
     }
 
     /// Waits for the trunk of a link that the overlay has just opened; forever if it never comes.
@@ -93,7 +141,9 @@ impl Links {
             let event = tokio::select! {
                 event = events.recv() => event,
                 _ = look.tick() => {
-                    self.idle(Instant::now()).into_iter().for_each(|link| overlay.close(link));
+                    let now = Instant::now();
+                    self.idle(now).into_iter().for_each(|link| overlay.close(link));
+                    self.held(now).into_iter().for_each(|(link, held)| overlay.hold(link, held));
                     continue;
                 }
             };
@@ -114,6 +164,7 @@ impl Links {
                 Some(OverlayEvent::MediaPipe { node, call, pipe }) => {
                     self.meetings.take_pipe(node, CallId(call), Box::pin(pipe));
                 }
+                Some(OverlayEvent::LinkLost { link }) => self.lost(link, &overlay, &locator),
                 Some(OverlayEvent::LinkDown { link, reason, never }) => {
                     self.meetings.down(link);
                     tracing::debug!(link = link.0, %reason, "link down");
@@ -132,7 +183,8 @@ impl Links {
     }
 
     fn up(&self, link: LinkId, info: LinkInfo) {
-        self.lock().insert(link, Open { info, uses: 0, idle_since: Instant::now() });
+        let idle_since = Instant::now();
+        self.lock().insert(link, Open { info, uses: 0, idle_since, heard_at: None, held: false, looking: None });
         self.changed.notify_waiters();
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Routed {
     pub kind: LegKind,
     /// Our address towards the caller's media, and where the caller signals from.
     pub media_ips: Option<(IpAddr, IpAddr)>,
-    pub _link: Option<LinkUse>,
+    pub link: Option<LinkUse>,
     pub ringing: Option<Ringing>,
 }
 
@@ -41,7 +41,7 @@ impl Routed {
             callee: None,
             kind: LegKind::Phone,
             media_ips: None,
-            _link: None,
+            link: None,
             ringing: None,
         }
     }
@@ -94,7 +94,7 @@ async fn from_phone(
         callee,
         kind: LegKind::Phone,
         media_ips: Some((local_ip, remote_ip)),
-        _link: None,
+        link: None,
         ringing: None,
     }
 }
@@ -119,7 +119,7 @@ async fn from_trunk(shared: &Shared, directory: &Directory, link: LinkId) -> Rou
         callee: Some(info.local),
         kind: LegKind::Peer,
         media_ips: Some((info.local_ip, info.remote_ip)),
-        _link: Some(held),
+        link: Some(held),
         ringing: Some(ringing),
     }
 }

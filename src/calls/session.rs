@@ -31,6 +31,9 @@ use tokio_util::task::AbortOnDropHandle;
 const SILENCE: Duration = Duration::from_secs(90);
 const LISTEN_EVERY: Duration = Duration::from_secs(10);
 
+/// How often the links are told that the call is heard.
+const FLOW_EVERY: Duration = Duration::from_secs(1);
+
 /// Connections that are reported at once: no call has more branches.
 const MOST_REPORTS: usize = 64;
 
@@ -58,7 +61,7 @@ struct Callee {
     /// On the way to a device, until it is heard of.
     connecting: Option<AbortOnDropHandle<()>>,
     _meeting: Option<Meeting>,
-    _link: Option<LinkUse>,
+    link: Option<LinkUse>,
 }
 
 pub(super) struct Session {
@@ -139,6 +142,8 @@ impl Session {
         let stop = self.shared.stop.clone();
         let mut listen = tokio::time::interval(LISTEN_EVERY);
         listen.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut flow = tokio::time::interval(FLOW_EVERY);
+        flow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut stopped, mut lost) = (false, false);
         loop {
             while let Some(effect) = self.call.poll_effect() {
@@ -160,6 +165,10 @@ impl Session {
                 located = next(&mut self.located) => self.found(located),
                 () = wait_until(due), if due.is_some() => {
                     self.call.handle_timeout(Instant::now());
+                    None
+                }
+                _ = flow.tick(), if self.answered => {
+                    self.tell_links(Instant::now());
                     None
                 }
                 _ = listen.tick() => self.silent().then(|| Event::Stop(cause::silent())),
@@ -296,7 +305,7 @@ impl Session {
         let mut callee = self.callees.remove(&branch)?;
         match result {
             Ok((link, info, held)) => {
-                callee._link = Some(held);
+                callee.link = Some(held);
                 if let Some(device) = again {
                     self.unheard.insert(branch, (device, link));
                 }

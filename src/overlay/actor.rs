@@ -46,6 +46,7 @@ pub(super) enum Command {
     Send { link: LinkId, message: Bytes },
     SendIce { link: LinkId, bytes: Bytes },
     MediaPipe { node: NodeKey, reply: oneshot::Sender<Pipe> },
+    Hold { link: LinkId, held: bool },
     Close(LinkId),
     Peers(oneshot::Sender<Vec<PeerReport>>),
     Relay(relaying::Want),
@@ -213,6 +214,7 @@ impl Actor {
                     self.swarm.behaviour_mut().framed.open(peer, reply);
                 }
             }
+            Command::Hold { link, held } => self.swarm.behaviour_mut().link.hold(link, held),
             Command::Close(link) => self.swarm.behaviour_mut().link.close(link),
             Command::Peers(reply) => {
                 // Who asked may have gone.
@@ -314,6 +316,7 @@ impl Actor {
             }
             link::Event::LinkMessage { link, message } => self.tell(OverlayEvent::LinkMessage { link, message }),
             link::Event::LinkIce { link, bytes } => self.tell(OverlayEvent::LinkIce { link, bytes }),
+            link::Event::LinkLost { link } => self.tell(OverlayEvent::LinkLost { link }),
             link::Event::LinkDown { link, reason, never } => self.tell(OverlayEvent::LinkDown { link, reason, never }),
             link::Event::ConnectFailed { link, error } => {
                 if let Some(reply) = self.connecting.remove(&link) {

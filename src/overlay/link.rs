@@ -71,6 +71,9 @@ pub struct Config {
     /// How long a link without a connection is kept for a new one. Default 5 s: longer than a network change takes,
     /// shorter than a person waits in silence.
     pub grace: Duration,
+    /// The same of a link that is held: voice has ways of its own and may flow on. Default 60 s: routers that forgot their
+    /// mappings cost the signalling half a minute.
+    pub held_grace: Duration,
     /// From opening a stream to a complete hello. Default 5 s: two round trips on the worst relayed path.
     pub hello_timeout: Duration,
     /// A heartbeat leaves after this much silence of ours. Default 10 s.
@@ -105,6 +108,7 @@ impl Default for Config {
             max_queued_bytes: 1024 * 1024,
             max_pins: 16_384,
             grace: Duration::from_secs(5),
+            held_grace: Duration::from_secs(60),
             hello_timeout: Duration::from_secs(5),
             heartbeat: Duration::from_secs(10),
             answer: Duration::from_secs(4),
@@ -134,6 +138,9 @@ pub enum Event {
     LinkMessage { link: LinkId, message: Bytes },
     /// Paths of the far end to a call, in one order with the messages, exactly once. Not read here.
     LinkIce { link: LinkId, bytes: Bytes },
+    /// A link that we opened has no stream, and is dialled where it was before. Again every few seconds until it has one or
+    /// is down: who knows other addresses says them by [`Behaviour::connect`].
+    LinkLost { link: LinkId },
     /// The link is gone; nothing more comes on it. Follows each `LinkUp` exactly once.
     /// `never`: the far end never said its hello, for this reason.
     LinkDown { link: LinkId, reason: String, never: Option<LinkError> },

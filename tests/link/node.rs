@@ -178,6 +178,16 @@ impl Node {
     }
 
     pub async fn event(&mut self) -> Event {
+        loop {
+            match self.any_event().await {
+                // Said while it is dialled, and again.
+                Event::LinkLost { .. } => {}
+                event => return event,
+            }
+        }
+    }
+
+    pub async fn any_event(&mut self) -> Event {
         tokio::time::timeout(DEADLINE, self.swarm.events.recv()).await.expect("an event in time").unwrap()
     }
 

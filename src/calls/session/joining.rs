@@ -6,8 +6,25 @@ use crate::calls::machine::{Branch, Side};
 use crate::media::{MediaError, MediaLeg};
 use crate::sip::{Cause, LegId};
 use bytes::Bytes;
+use std::time::{Duration, Instant};
+
+/// Packets come fifty times a second.
+const HEARD: Duration = Duration::from_secs(2);
 
 impl Session {
+    /// Links whose far end is heard keep the call although they may have no connection for a while.
+    pub(super) fn tell_links(&self, now: Instant) {
+        let callees = self.callees.values().map(|callee| (callee.link.as_ref(), callee.media.as_ref()));
+        let caller = (self.routed.link.as_ref(), self.media.as_ref());
+        for (link, media) in callees.chain([caller]) {
+            if let (Some(link), Some(media)) = (link, media)
+                && !media.silent_for(HEARD)
+            {
+                link.is_heard(now);
+            }
+        }
+    }
+
     /// The callee's description: joined to the caller, and what the caller is told.
     pub(super) async fn join(&mut self, branch: Branch, sdp: &[u8]) -> Result<Bytes, Cause> {
         let (callee, caller) = two(&mut self.callees, &mut self.media, branch)?;

@@ -142,6 +142,7 @@ impl Behaviour {
                 }
                 let addresses = super::detour::sort_out(addresses, &mut link.detours, &[peer, here]);
                 let news: Vec<_> = addresses.into_iter().filter(|a| !link.addresses.contains(a)).collect();
+                let lost = matches!(link.phase, Phase::Lost { .. });
                 let again = link.dialled && !news.is_empty();
                 // The newest first: they push out what led nowhere.
                 link.addresses.splice(0..0, news);
@@ -149,6 +150,10 @@ impl Behaviour {
                 if again {
                     link.dial = None;
                     self.dial(id, now);
+                    self.wake();
+                } else if lost {
+                    // Other relays, perhaps.
+                    self.set_out(id, now);
                     self.wake();
                 }
             }
@@ -231,11 +236,17 @@ impl Behaviour {
         self.wake();
     }
 
-    /// While held, a link is not closed for being idle: a call is going on.
+    /// While held, a link is not closed for being idle, and waits longer for another stream when it has lost one: a call is
+    /// going on, and heard.
     pub fn hold(&mut self, link: LinkId, held: bool) {
-        if let Some(link) = self.links.get_mut(link) {
-            link.held = held;
-            link.last_message = Instant::now();
+        let (now, grace) = (Instant::now(), self.config.grace);
+        let Some(link) = self.links.get_mut(link) else { return };
+        link.held = held;
+        link.last_message = now;
+        if let Phase::Lost { until } = &mut link.phase
+            && !held
+        {
+            *until = (*until).min(now + grace);
         }
     }
 
@@ -289,6 +300,13 @@ impl Behaviour {
 
     pub(super) fn emit(&mut self, event: Event) {
         self.outbox.push_back(event);
+    }
+
+    /// It is said again soon, so a slow owner may miss one.
+    pub(super) fn emit_lost(&mut self, link: LinkId) {
+        if self.outbox.len() < MAX_OUTBOX {
+            self.emit(Event::LinkLost { link });
+        }
     }
 
     pub(super) fn connection(&self, stream: StreamRef) -> Option<&Connection> {

@@ -4,7 +4,7 @@ use super::behaviour::Behaviour;
 use super::frame::{Body, CloseCode, Frame};
 use super::handler::Command;
 use super::pipe::{CREDITS, Ended};
-use super::table::{Phase, Purpose, StreamRef};
+use super::table::{Link, Phase, Purpose, StreamRef};
 use super::{Config, Event, Refusal};
 use crate::overlay::{LinkError, LinkId};
 use libp2p::swarm::{CloseConnection, ToSwarm};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long the end that did not open the session waits until it dials itself.
 const OTHER_SIDE_FIRST: Duration = Duration::from_secs(1);
+/// Between two reports that a link has no stream.
+const TOLD_AGAIN: Duration = Duration::from_secs(5);
 
 impl Behaviour {
     pub(super) fn handle_frame(&mut self, stream: StreamRef, frame: Frame, now: Instant) {
@@ -149,7 +151,6 @@ impl Behaviour {
 
     /// A stream ended by itself: perhaps there is another way.
     pub(super) fn handle_gone(&mut self, stream: StreamRef, now: Instant) {
-        let grace = self.config.grace;
         let (id, carried) = match self.streams.remove(&stream) {
             Some(Purpose::Opening(id)) => (id, false),
             Some(Purpose::Carrying(id)) => (id, true),
@@ -160,9 +161,14 @@ impl Behaviour {
             tracing::debug!(link = id.0, "link lost its stream");
             link.current = None;
             link.session.pause();
+            let grace = if link.held { self.config.held_grace } else { self.config.grace };
             link.phase = Phase::Lost { until: now + grace };
+            link.told_lost_at = now;
             // The opener knows the way better; dial from here only if it does not come.
             link.retry_at = (!link.opener).then_some(now + OTHER_SIDE_FIRST);
+            if link.opener {
+                self.emit_lost(id);
+            }
         } else {
             link.attempt = None;
             link.stay_back();
@@ -237,6 +243,7 @@ impl Behaviour {
                 Phase::Opening { until } if now >= until => self.fail(id, LinkError::Timeout),
                 Phase::Lost { until } if now >= until => self.drop_link(id, "the connection was lost"),
                 Phase::Opening { .. } | Phase::Lost { .. } => {
+                    self.tell_lost(id, now);
                     self.go_around(id, now);
                     self.advance(id, now);
                 }
@@ -247,6 +254,15 @@ impl Behaviour {
                     self.check_up(id, now);
                 }
             }
+        }
+    }
+
+    fn tell_lost(&mut self, id: LinkId, now: Instant) {
+        let lost = |link: &&mut Link| link.opener && matches!(link.phase, Phase::Lost { .. });
+        let Some(link) = self.links.get_mut(id).filter(lost) else { return };
+        if now.saturating_duration_since(link.told_lost_at) >= TOLD_AGAIN {
+            link.told_lost_at = now;
+            self.emit_lost(id);
         }
     }
 
