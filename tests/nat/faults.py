@@ -13,7 +13,7 @@ from tones import power, samples
 from town import LEFT_HZ, RIGHT_HZ, Town
 
 # Of a call; what happens, happens after so many.
-SECONDS, AFTER = 16, 5.0
+SECONDS, AFTER = 30, 5.0
 # Windows in which a tone is looked for.
 WINDOW = 0.02
 

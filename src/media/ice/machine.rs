@@ -3,6 +3,7 @@
 //! in, effects go out.
 
 mod choosing;
+mod restart;
 
 use super::CallId;
 use super::agent::{Agent, Proof, Transmit};
@@ -62,6 +63,8 @@ pub(super) struct Machine {
     loopback: bool,
     generation: u32,
     agent: Agent,
+    /// Of the generation before, as long as the path in use is kept up by it alone.
+    before: Option<Agent>,
     guard: Guard,
     gather: Gather,
     servers: Vec<SocketAddr>,
@@ -89,6 +92,11 @@ pub(super) struct Machine {
     far_lost: bool,
     look_at: Instant,
     restart_at: Option<Instant>,
+    /// When the end that offered looks for a better path than the relay's, and how often it has done so in vain.
+    upgrade_at: Option<Instant>,
+    upgrades: u32,
+    second_tries: u32,
+    second_try_at: Instant,
     effects: VecDeque<Effect>,
     /// Starts in a row that found nothing.
     in_vain: u32,
@@ -103,6 +111,7 @@ impl Machine {
             loopback,
             generation: 0,
             agent: Agent::new(controlling, now),
+            before: None,
             guard: Guard::default(),
             gather: Gather::default(),
             servers: Vec::new(),
@@ -125,6 +134,10 @@ impl Machine {
             far_lost: false,
             look_at: now + LOOK,
             restart_at: Some(now + FIRST_CHANCE),
+            upgrade_at: None,
+            upgrades: 0,
+            second_tries: 0,
+            second_try_at: now + restart::UPGRADE,
             effects: VecDeque::new(),
             in_vain: 0,
         }
@@ -156,6 +169,9 @@ impl Machine {
     pub(super) fn remove_local(&mut self, address: SocketAddr, now: Instant) {
         self.locals.retain(|local| *local != address);
         self.agent.remove_local(address);
+        if let Some(before) = &mut self.before {
+            before.remove_local(address);
+        }
         self.paths.retain(|path| path.local != address);
         if self.chosen.is_some_and(|chosen| chosen.local == address) {
             self.look(now);
@@ -194,13 +210,19 @@ impl Machine {
 
     fn hear(&mut self, message: Message, now: Instant) -> usize {
         if message.generation > self.generation {
-            // It would not do so if it had a path.
-            self.far_lost = true;
-            self.want_pipe(now);
+            if self.controlling || self.chosen.is_none() {
+                // It would not do so if it had a path: a better one is looked for by the end that offered.
+                self.far_lost = true;
+                self.want_pipe(now);
+            }
             self.begin(message.generation, now);
         }
+        let first = !self.agent.has_remote();
         if message.generation < self.generation || !self.agent.set_remote(&message.ufrag, &message.pwd) {
             return 1;
+        }
+        if first {
+            self.try_again(now);
         }
         let mut unusable = 0;
         for candidate in message.candidates {
@@ -220,9 +242,12 @@ impl Machine {
         if let Some(mapped) = self.gather.handle_packet(from, to, packet) {
             self.offer_reflexive(mapped, to);
         } else {
-            match self.agent.handle_packet((from, to), packet, &mut self.guard, now) {
-                Some(Proof::Answered) => self.answered(to, from, now),
-                Some(Proof::Asked) => self.asked(to, from, now),
+            let proof = self.agent.handle_packet((from, to), packet, &mut self.guard, now);
+            let by_this = proof.is_some();
+            let mut ask_before = || self.before.as_mut()?.handle_packet((from, to), packet, &mut self.guard, now);
+            match proof.or_else(&mut ask_before) {
+                Some(Proof::Answered) => self.answered(to, from, by_this, now),
+                Some(Proof::Asked) => self.asked(to, from, by_this, now),
                 None => return false,
             }
         }
@@ -240,6 +265,9 @@ impl Machine {
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.agent.handle_timeout(now);
+        if let Some(before) = &mut self.before {
+            before.handle_timeout(now);
+        }
         if now >= self.look_at {
             self.look(now);
         }
@@ -252,6 +280,9 @@ impl Machine {
                     false => self.restart_at = Some(now + FIRST_CHANCE),
                 }
             }
+        }
+        if self.upgrade_at.take_if(|at| now >= *at).is_some() {
+            self.upgrade(now);
         }
         if self.pipe_due.take_if(|due| now >= *due).is_some() && !self.piped {
             match self.is_met() {
@@ -275,7 +306,8 @@ impl Machine {
 
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
         let (agent, gather) = (self.agent.poll_timeout(), self.gather.poll_timeout());
-        let dues = [agent, gather, self.relay_due, self.restart_at, self.pipe_due];
+        let before = self.before.as_mut().and_then(Agent::poll_timeout);
+        let dues = [agent, before, gather, self.relay_due, self.restart_at, self.pipe_due, self.upgrade_at];
         dues.into_iter().flatten().chain([self.look_at]).min()
     }
 
@@ -299,28 +331,6 @@ impl Machine {
     /// Whether the far end looks for paths as well.
     pub(super) fn is_met(&self) -> bool {
         self.generation > 0 || self.agent.has_remote()
-    }
-
-    /// Starts anew with other passwords. What works is used until something better is found.
-    fn begin(&mut self, generation: u32, now: Instant) {
-        tracing::debug!(call = ?self.call, generation, "paths are looked for anew");
-        self.generation = generation;
-        self.agent = Agent::new(self.controlling, now);
-        self.gather = Gather::default();
-        self.told.clear();
-        self.untold.clear();
-        self.named.clear();
-        (self.greeted, self.done) = (false, false);
-        for local in self.locals.clone() {
-            self.offer_local(local, now);
-        }
-        self.offer_relay();
-        if self.relay.is_none() {
-            self.relay_due = Some(now + RELAY_AFTER);
-        }
-        // Until the new checks have had their chance.
-        self.in_vain = self.in_vain.saturating_add(1);
-        self.restart_at = self.chosen.is_none().then_some(now + CHANCE * (1 + self.in_vain / 10).min(MOST_PATIENCE));
     }
 
     fn offer_local(&mut self, address: SocketAddr, now: Instant) {
@@ -362,8 +372,14 @@ impl Machine {
         while let Some(transmit) = self.gather.poll_transmit(now) {
             self.effects.push_back(Effect::Send(transmit));
         }
-        while let Some(transmit) = self.agent.poll_transmit(&mut self.guard) {
-            self.effects.push_back(Effect::Send(transmit));
+        for agent in [Some(&mut self.agent), self.before.as_mut()].into_iter().flatten() {
+            while let Some(transmit) = agent.poll_transmit(&mut self.guard) {
+                self.effects.push_back(Effect::Send(transmit));
+            }
+        }
+        if let Some(before) = &mut self.before {
+            // What it agrees upon is what was in use before.
+            before.poll_nominated();
         }
         if let Some((local, remote)) = self.agent.poll_nominated()
             && self.guard.has_consented(remote)

@@ -1,5 +1,6 @@
 //! Two machines in a network that is made up.
 
+mod upgrading;
 mod world;
 
 use super::guard::{HANDFUL, MOST_ADDRESSES};

@@ -16,7 +16,12 @@ const MOST_PATHS: usize = 32;
 
 impl Machine {
     /// The far end has seen what we sent it on this path.
-    pub(super) fn answered(&mut self, local: SocketAddr, remote: SocketAddr, now: Instant) {
+    /// `by_this`: of this generation.
+    pub(super) fn answered(&mut self, local: SocketAddr, remote: SocketAddr, by_this: bool, now: Instant) {
+        if by_this && self.chosen.is_some_and(|chosen| (chosen.local, chosen.remote) == (local, remote)) {
+            // The new agent keeps the path up.
+            self.before = None;
+        }
         if let Some(path) = self.paths.iter_mut().find(|path| (path.local, path.remote) == (local, remote)) {
             path.answered = now;
             path.hear(now);
@@ -37,10 +42,10 @@ impl Machine {
 
     /// The far end has sent a check on this path. What our relay passes on it passes back: the answer to our own check
     /// need not be waited for, but it must come in its time.
-    pub(super) fn asked(&mut self, local: SocketAddr, remote: SocketAddr, now: Instant) {
+    pub(super) fn asked(&mut self, local: SocketAddr, remote: SocketAddr, by_this: bool, now: Instant) {
         let known = self.paths.iter().any(|path| (path.local, path.remote) == (local, remote));
         match !known && self.relay.as_ref().is_some_and(|(ours, _)| *ours == remote) {
-            true => self.answered(local, remote, now),
+            true => self.answered(local, remote, by_this, now),
             false => self.handle_media(remote, local, now),
         }
     }
@@ -64,7 +69,7 @@ impl Machine {
             None if works => {}
             None => {
                 tracing::debug!(call = ?self.call, "the path fell silent");
-                self.chosen = None;
+                (self.chosen, self.upgrade_at) = (None, None);
                 self.effects.push_back(Effect::Choose(None));
                 if self.relay.take().is_some() {
                     // It may be what is gone: another one is asked for.
@@ -92,6 +97,7 @@ impl Machine {
             tracing::debug!(call = ?self.call, relayed = chosen.relayed, "another path");
             self.chosen = Some(chosen);
             self.chosen_at = now;
+            self.plan_upgrade(now);
             self.effects.push_back(Effect::Choose(Some(chosen)));
         }
     }

@@ -100,6 +100,8 @@ pub(super) struct World {
     pub(super) sent: HashMap<SocketAddr, u32>,
     pub(super) count: usize,
     pub(super) tells: bool,
+    /// Ends that hear nothing of what the other tells.
+    pub(super) deaf: [bool; 2],
 }
 
 impl World {
@@ -148,6 +150,7 @@ impl World {
             sent: HashMap::new(),
             count: 0,
             tells: true,
+            deaf: [false; 2],
         };
         world.settle();
         world
@@ -157,7 +160,7 @@ impl World {
         while let Some(effect) = self.ends[n].machine.poll_effect() {
             match effect {
                 Effect::Send(transmit) => self.send(n, transmit),
-                Effect::Tell(bytes) if self.tells => {
+                Effect::Tell(bytes) if self.tells && !self.deaf[1 - n] => {
                     self.flights.push((self.now + DELAY, Flight::Told { to: 1 - n, bytes }))
                 }
                 Effect::Tell(_) => {}
