@@ -37,7 +37,7 @@ mod srtp;
 mod stream;
 
 pub use framed::{BoxDuplex, Duplex};
-pub use ice::{CallId, Relay, Surroundings};
+pub use ice::{CallId, Lease, Relay, Surroundings};
 pub use leg::{MediaLeg, Paths};
 
 /// How often the packet counts of [`MediaStatus`] are renewed while something changes.

@@ -436,6 +436,12 @@ impl Overlay {
         answer.await.unwrap_or(Err(RelayRefused::Stopped))
     }
 
+    /// Nothing of a call came through what this relay gave. Others are asked before it for some minutes.
+    pub fn blame(&self, relay: NodeKey) {
+        // Forgotten in a busy moment, which costs a call some seconds at most.
+        let _ = self.commands.try_send(Command::Relay(relaying::Want::Blame { relay }));
+    }
+
     /// Gives an allocation back. Never waits; what gets lost ends with its time.
     pub fn release(&self, allocation: Allocation) {
         if self.commands.try_send(Command::Relay(relaying::Want::Release { allocation })).is_err() {

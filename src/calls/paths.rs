@@ -4,7 +4,7 @@
 use super::Shared;
 use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
-use crate::media::{BoxDuplex, CallId, MediaLeg, Paths, Relay, Surroundings};
+use crate::media::{self, BoxDuplex, CallId, MediaLeg, Paths, Relay, Surroundings};
 use crate::overlay::{Allocation, LinkId, Overlay};
 use crate::wire::AddressScope;
 use bytes::Bytes;
@@ -175,9 +175,21 @@ impl Lease {
     }
 }
 
+impl Lease {
+    fn allocation(&self) -> Allocation {
+        *self.allocation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl media::Lease for Lease {
+    fn blame(&self) {
+        self.overlay.blame(self.allocation().relay);
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.overlay.release(*self.allocation.lock().unwrap_or_else(PoisonError::into_inner));
+        self.overlay.release(self.allocation());
     }
 }
 

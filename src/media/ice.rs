@@ -30,7 +30,6 @@ use super::framed::BoxDuplex;
 use bytes::Bytes;
 pub(super) use driver::{Driver, attach, drive};
 use futures::future::BoxFuture;
-use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
 pub(super) use stun::is_stun;
@@ -59,7 +58,13 @@ pub struct Relay {
     /// Where the far end sends: the same port, at the relay's addresses of both families if it has them.
     pub theirs: Vec<SocketAddr>,
     /// Keeps them.
-    pub lease: Box<dyn Any + Send>,
+    pub lease: Box<dyn Lease>,
+}
+
+/// Two ports of a relay are ours while this lives.
+pub trait Lease: Send {
+    /// Nothing came through them.
+    fn blame(&self);
 }
 
 /// What a leg needs of the node around it to find paths.

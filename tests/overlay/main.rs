@@ -13,6 +13,7 @@ mod liars;
 mod listing;
 mod losses;
 mod meeting;
+mod relay_liars;
 mod relaying;
 mod restarts;
 mod stranger;

@@ -11,13 +11,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 use tokio::time::timeout;
 
-fn relay(media: MediaFor) -> Relay {
+pub fn relay(media: MediaFor, per_peer: usize) -> Relay {
     // Somewhere in the range: tests run beside each other.
     let [a, b, ..] = peerline::identity::NodeSecret::generate().public().0;
     let first = 20_000 + u16::from_be_bytes([a, b]) % 8_000;
     let limits = Limits {
         allocations: 20,
-        per_peer: 2,
+        per_peer,
         per_network: 8,
         bits_per_second: 256_000,
         bytes_per_month: 1 << 40,
@@ -28,12 +28,12 @@ fn relay(media: MediaFor) -> Relay {
 }
 
 async fn relaying(media: MediaFor) -> (Node, Relay) {
-    let relay = relay(media);
+    let relay = relay(media, 2);
     let node = node(&[], Setup { relay: Some(relay.clone()), ..Setup::default() }).await;
     (node, relay)
 }
 
-async fn client(bootstrap: &[&Node]) -> Node {
+pub async fn client(bootstrap: &[&Node]) -> Node {
     let bootstrap: Vec<String> = bootstrap.iter().map(|node| node.address.clone()).collect();
     node(&bootstrap, Setup { server: Some(false), ..Setup::default() }).await
 }

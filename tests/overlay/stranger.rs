@@ -75,6 +75,11 @@ pub struct Stranger {
 
 impl Stranger {
     pub async fn new() -> Self {
+        Self::speaking("store/1").await
+    }
+
+    /// One whose questions and answers are those of another protocol.
+    pub async fn speaking(protocol: &str) -> Self {
         let secret = NodeSecret::generate();
         let key = identity::Keypair::ed25519_from_bytes(secret.to_bytes()).unwrap();
         let name =
@@ -92,7 +97,7 @@ impl Stranger {
                 let identify = identify::Behaviour::new(identify::Config::new("/x".into(), key.public()));
                 let store = request_response::Behaviour::with_codec(
                     Raw,
-                    [(name("store/1"), ProtocolSupport::Full)],
+                    [(name(protocol), ProtocolSupport::Full)],
                     request_response::Config::default(),
                 );
                 Protocols { kad, identify, store }
@@ -168,19 +173,30 @@ impl Stranger {
 
     /// Answers questions until aborted; `None` answers nothing.
     pub fn answer(
-        mut self,
+        self,
         mut answer: impl FnMut(Question) -> Option<Bytes> + Send + 'static,
     ) -> tokio::task::JoinHandle<()> {
+        self.answer_bytes(move |request| answer(Question::decode(request).ok()?))
+    }
+
+    /// The same, whatever is asked.
+    pub fn answer_bytes(
+        mut self,
+        mut answer: impl FnMut(Bytes) -> Option<Bytes> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
+            // Channels that are dropped would end their streams: who says nothing keeps them.
+            let mut unanswered = Vec::new();
             loop {
                 if let SwarmEvent::Behaviour(ProtocolsEvent::Store(Event::Message {
                     message: Message::Request { request, channel, .. },
                     ..
                 })) = self.swarm.select_next_some().await
-                    && let Ok(question) = Question::decode(request)
-                    && let Some(reply) = answer(question)
                 {
-                    let _ = self.swarm.behaviour_mut().store.send_response(channel, reply);
+                    match answer(request) {
+                        Some(reply) => drop(self.swarm.behaviour_mut().store.send_response(channel, reply)),
+                        None => unanswered.push(channel),
+                    }
                 }
             }
         })

@@ -2,14 +2,13 @@
 //! that what is told keeps its order; none of them waits. Waiting (for a relay, for the next deadline) is the task's.
 
 use super::machine::{Chosen, Effect, Machine};
-use super::{CallId, Relay, Surroundings, message, routes};
+use super::{CallId, Lease, Relay, Surroundings, message, routes};
 use crate::media::framed::{BoxDuplex, Outbox, PIPE, carry};
 use crate::media::gate::Gate;
 use crate::media::path::Path;
 use crate::media::stream::{Leg, Stream, lock};
 use bytes::Bytes;
 use futures::future::{BoxFuture, OptionFuture};
-use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
@@ -29,7 +28,7 @@ pub(in crate::media) struct Driver {
     relay_wanted: Mutex<Option<bool>>,
     wake: Arc<Notify>,
     /// Keeps the ports of the relay.
-    lease: Mutex<Option<Box<dyn Any + Send>>>,
+    lease: Mutex<Option<Box<dyn Lease>>>,
     /// A stream of bytes is wanted; carries packets on the one there is.
     pipe_wanted: AtomicBool,
     pipe: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -98,6 +97,12 @@ impl Driver {
                 }
                 Effect::AskRelay => self.want_relay(true),
                 Effect::ReleaseRelay => self.want_relay(false),
+                Effect::GiveUpRelay => {
+                    if let Some(lease) = &*lock(&self.lease) {
+                        lease.blame();
+                    }
+                    self.want_relay(false);
+                }
                 Effect::AskPipe => {
                     self.pipe_wanted.store(true, Relaxed);
                     self.wake.notify_one();

@@ -27,6 +27,10 @@ const PIPE_AFTER: Duration = Duration::from_millis(400);
 const PIPE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a relay waits for a direct path to be found before it is asked for.
 const RELAY_AFTER: Duration = Duration::from_millis(150);
+/// How long a relay has until something comes through it, and how many are given up in a call: where no UDP gets out, none
+/// of them is to blame.
+const RELAY_CHANCE: Duration = Duration::from_secs(3);
+const MOST_GIVEN_UP: u32 = 3;
 /// How often the path in use is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// Starts of one call: more than hours of bad luck need.
@@ -43,6 +47,8 @@ pub(super) enum Effect {
     AskRelay,
     /// They are no longer needed.
     ReleaseRelay,
+    /// Nothing comes through them.
+    GiveUpRelay,
     /// A stream of bytes would help: this end opens it.
     AskPipe,
 }
@@ -83,6 +89,9 @@ pub(super) struct Machine {
     /// Since when.
     chosen_at: Instant,
     relay_due: Option<Instant>,
+    /// When a relay is given up that has led nowhere, and how often that was.
+    relay_doubt: Option<Instant>,
+    given_up: u32,
     relay_pending: bool,
     /// When the end that offered looks whether a stream of bytes is needed; and whether one is there.
     pipe_due: Option<Instant>,
@@ -127,6 +136,8 @@ impl Machine {
             chosen_at: now,
             // What the far end names takes longer to come to the end that offers than that end may wait.
             relay_due: Some(if controlling { now } else { now + RELAY_AFTER }),
+            relay_doubt: None,
+            given_up: 0,
             relay_pending: false,
             pipe_due: controlling.then_some(now + PIPE_AFTER),
             piped: false,
@@ -184,6 +195,7 @@ impl Machine {
         self.relay_pending = false;
         let possible = |address: &SocketAddr| message::is_possible(*address, self.loopback);
         self.relay = relay.filter(|(ours, theirs)| possible(ours) && theirs.iter().all(possible));
+        self.relay_doubt = self.relay.as_ref().map(|_| now + RELAY_CHANCE);
         self.offer_relay();
         self.drain(now);
     }
@@ -294,6 +306,9 @@ impl Machine {
                 false => self.pipe_due = Some(now + PIPE_AGAIN),
             }
         }
+        if self.relay_doubt.take_if(|at| now >= *at).is_some() {
+            self.doubt_relay(now);
+        }
         if self.relay_due.is_some_and(|due| now >= due) {
             self.relay_due = None;
             if self.chosen.is_none_or(|chosen| chosen.relayed) && self.relay.is_none() && !self.relay_pending {
@@ -307,7 +322,8 @@ impl Machine {
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
         let (agent, gather) = (self.agent.poll_timeout(), self.gather.poll_timeout());
         let before = self.before.as_mut().and_then(Agent::poll_timeout);
-        let dues = [agent, before, gather, self.relay_due, self.restart_at, self.pipe_due, self.upgrade_at];
+        let dues =
+            [agent, before, gather, self.relay_due, self.restart_at, self.pipe_due, self.upgrade_at, self.relay_doubt];
         dues.into_iter().flatten().chain([self.look_at]).min()
     }
 

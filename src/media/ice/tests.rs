@@ -1,5 +1,6 @@
 //! Two machines in a network that is made up.
 
+mod lying_relays;
 mod upgrading;
 mod world;
 

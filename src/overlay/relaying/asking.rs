@@ -1,6 +1,6 @@
 //! Asking media relays: which ones there are, and ports for a call of this node.
 
-use super::choice::{Here, Known};
+use super::choice::{Fault, Here, Known};
 use super::{Actor, address, peer_named};
 use crate::admission::Subnet;
 use crate::clock::UnixMillis;
@@ -62,24 +62,39 @@ pub enum RelayRefused {
 /// What a call wants of a relay.
 #[derive(Debug)]
 pub enum Want {
-    Allocate { call: CallId, peer: Option<NodeKey>, reply: oneshot::Sender<Result<Allocation, RelayRefused>> },
-    Renew { allocation: Allocation, reply: oneshot::Sender<Result<Allocation, RelayRefused>> },
-    Release { allocation: Allocation },
+    Allocate {
+        call: CallId,
+        peer: Option<NodeKey>,
+        reply: oneshot::Sender<Result<Allocation, RelayRefused>>,
+    },
+    Renew {
+        allocation: Allocation,
+        reply: oneshot::Sender<Result<Allocation, RelayRefused>>,
+    },
+    Release {
+        allocation: Allocation,
+    },
+    /// Nothing came through what it gave: others are asked before it for a while.
+    Blame {
+        relay: NodeKey,
+    },
 }
 
 impl Want {
-    fn request(&self) -> Request {
-        match self {
+    fn request(&self) -> Option<Request> {
+        Some(match self {
             Self::Allocate { call, peer, .. } => Request::Allocate { call: *call, seconds: SECONDS, peer: *peer },
             Self::Renew { allocation, .. } => Request::Renew { call: allocation.call, seconds: SECONDS },
             Self::Release { allocation } => Request::Release { call: allocation.call },
-        }
+            Self::Blame { .. } => return None,
+        })
     }
 
     fn is_wanted(&self) -> bool {
         match self {
             Self::Allocate { reply, .. } | Self::Renew { reply, .. } => !reply.is_closed(),
             Self::Release { .. } => true,
+            Self::Blame { .. } => false,
         }
     }
 
@@ -87,7 +102,7 @@ impl Want {
     fn failed(self, why: RelayRefused) {
         match self {
             Self::Allocate { reply, .. } | Self::Renew { reply, .. } => drop(reply.send(Err(why))),
-            Self::Release { .. } => {}
+            Self::Release { .. } | Self::Blame { .. } => {}
         }
     }
 }
@@ -104,8 +119,17 @@ struct Wish {
     again: Option<PeerId>,
 }
 
-/// What a request was sent for; `None`: to know what a relay has.
-type Sent = Option<Wish>;
+/// What a request was sent for.
+#[allow(clippy::large_enum_variant, reason = "there are few, and each is taken apart at once")]
+#[derive(Debug)]
+enum Sent {
+    /// To know what a relay has.
+    Where {
+        relay: PeerId,
+        at: Instant,
+    },
+    For(Wish),
+}
 
 pub(in crate::overlay) struct Asking {
     known: Known,
@@ -133,8 +157,11 @@ impl Asking {
 impl Actor {
     /// A peer speaks `relay/1`.
     pub(super) fn relay_found(&mut self, peer: PeerId, now: Instant) {
-        if self.relaying.asking.known.wants(&peer, now) {
-            self.relay_send(peer, &Request::Where, None);
+        // It may say twice what it speaks before it has answered once.
+        let asked = |sent: &Sent| matches!(sent, Sent::Where { relay, .. } if *relay == peer);
+        let asking = &self.relaying.asking;
+        if asking.known.wants(&peer, now) && !asking.sent.values().any(asked) {
+            self.relay_send(peer, &Request::Where, Sent::Where { relay: peer, at: now });
         }
     }
 
@@ -151,6 +178,12 @@ impl Actor {
 
     /// A call wants something.
     pub(in crate::overlay) fn relay_wanted(&mut self, want: Want, now: Instant) {
+        if let Want::Blame { relay } = want {
+            if let Some(peer) = peer_named(&relay) {
+                self.relaying.asking.known.failed(peer, Fault::Useless, now);
+            }
+            return;
+        }
         let asking = &self.relaying.asking;
         if asking.sent.len() + asking.waiting.len() >= MAX_WISHES {
             self.meter.refuse("own: too many wishes of relays".into());
@@ -161,16 +194,17 @@ impl Actor {
     }
 
     /// Whom to ask. Those who are not connected are dialled.
-    fn relay_candidates(&mut self, want: &Want) -> Vec<PeerId> {
+    fn relay_candidates(&mut self, want: &Want, now: Instant) -> Vec<PeerId> {
         let candidates: Vec<PeerId> = match want {
             Want::Allocate { call, peer, .. } => {
                 let far = peer.and_then(|peer| self.relay_address_of(&peer)).map(Subnet::of);
                 let known = &self.relaying.asking.known;
-                known.candidates(call, far, |peer| self.swarm.is_connected(peer))
+                known.candidates(call, far, now, |peer| self.swarm.is_connected(peer))
             }
             Want::Renew { allocation, .. } | Want::Release { allocation } => {
                 peer_named(&allocation.relay).into_iter().collect()
             }
+            Want::Blame { .. } => Vec::new(),
         };
         for peer in candidates.iter().take(2) {
             self.relay_dial(*peer);
@@ -194,10 +228,10 @@ impl Actor {
         }
         let mut candidates = match wish.candidates.take() {
             Some(candidates) => candidates,
-            None => self.relay_candidates(&wish.want),
+            None => self.relay_candidates(&wish.want, now),
         };
         if candidates.is_empty() {
-            let hopeful = self.relaying.asking.sent.values().any(|sent| sent.is_none());
+            let hopeful = self.relaying.asking.sent.values().any(|sent| matches!(sent, Sent::Where { .. }));
             match wish.last == RelayRefused::NoRelay && hopeful {
                 true => self.relaying.asking.waiting.push(wish),
                 false => wish.want.failed(wish.last),
@@ -210,11 +244,8 @@ impl Actor {
         let open = candidates.iter().position(|peer| self.swarm.is_connected(peer));
         let peer = open.map(|at| candidates.remove(at));
         wish.candidates = Some(candidates);
-        match peer {
-            Some(peer) => {
-                let request = wish.want.request();
-                self.relay_send(peer, &request, Some(wish));
-            }
+        match peer.zip(wish.want.request()) {
+            Some((peer, request)) => self.relay_send(peer, &request, Sent::For(wish)),
             None => self.relaying.asking.waiting.push(wish),
         }
     }
@@ -228,8 +259,11 @@ impl Actor {
 
     /// `closed`: the connection went, and the question with it; the same peer is asked once more, after the others.
     pub(super) fn relay_unanswered(&mut self, peer: PeerId, id: OutboundRequestId, closed: bool, now: Instant) {
+        if !closed {
+            self.relaying.asking.known.failed(peer, Fault::Useless, now);
+        }
         match self.relaying.asking.sent.remove(&id) {
-            Some(Some(mut wish)) => {
+            Some(Sent::For(mut wish)) => {
                 if closed && wish.again.is_none() {
                     wish.again = Some(peer);
                     wish.candidates.get_or_insert_default().push(peer);
@@ -238,7 +272,7 @@ impl Actor {
                 self.relay_go_on(wish, now);
             }
             // It is asked again when it says again what it speaks.
-            Some(None) | None => tracing::trace!(%peer, "no answer of a relay"),
+            Some(Sent::Where { .. }) | None => tracing::trace!(%peer, "no answer of a relay"),
         }
     }
 
@@ -254,19 +288,22 @@ impl Actor {
         let ip = self.relay_ip(&peer, connection);
         let reply = Reply::decode(bytes);
         match (sent, reply) {
-            (None, Ok(Reply::Here { observed, stun_port, media })) => {
+            (Sent::Where { at, .. }, Ok(Reply::Here { observed, stun_port, media })) => {
                 let Some(ip) = ip else { return };
                 let dialled = self.peers.dialled_at(&peer).cloned();
                 let here = Here { ip: ip.to_canonical(), observed, stun: stun_port, media };
-                self.relaying.asking.known.told(peer, here, dialled, now);
+                self.relaying.asking.known.told(peer, here, dialled, now.saturating_duration_since(at), now);
                 self.relaying.asking.tell_servers();
                 self.relay_round(now);
             }
-            (Some(mut wish), Ok(Reply::Refused(why))) => {
+            (Sent::For(mut wish), Ok(Reply::Refused(why))) => {
+                if !matches!(why, Refusal::PeerFull | Refusal::NetworkFull | Refusal::TooOften | Refusal::Unknown) {
+                    self.relaying.asking.known.failed(peer, Fault::Useless, now);
+                }
                 wish.last = RelayRefused::Refused(why);
                 self.relay_go_on(wish, now);
             }
-            (Some(Wish { want: Want::Allocate { call, reply, .. }, .. }), Ok(Reply::Given { .. }))
+            (Sent::For(Wish { want: Want::Allocate { call, reply, .. }, .. }), Ok(Reply::Given { .. }))
                 if reply.is_closed() =>
             {
                 // Nobody wants it any more.
@@ -275,7 +312,7 @@ impl Actor {
                 let _ = self.swarm.behaviour_mut().media_relays.send_request(&peer, request.encode().into());
             }
             (
-                Some(Wish { want: Want::Allocate { call, reply, peer: far }, candidates, until, last, again }),
+                Sent::For(Wish { want: Want::Allocate { call, reply, peer: far }, candidates, until, last, again }),
                 Ok(Reply::Given { ours, theirs, seconds, bits_per_second }),
             ) => {
                 // Only at itself: a relay sends us to no third party.
@@ -293,6 +330,7 @@ impl Actor {
                             until,
                             max_bits_per_second: bits_per_second,
                         };
+                        self.relaying.asking.known.worked(&peer, now);
                         let _ = reply.send(Ok(allocation));
                     }
                     _ => {
@@ -302,13 +340,13 @@ impl Actor {
                     }
                 }
             }
-            (Some(Wish { want: Want::Renew { allocation, reply }, .. }), Ok(Reply::Renewed { seconds })) => {
+            (Sent::For(Wish { want: Want::Renew { allocation, reply }, .. }), Ok(Reply::Renewed { seconds })) => {
                 let until = UnixMillis(UnixMillis::now().0 + u64::from(seconds) * 1_000);
                 let _ = reply.send(Ok(Allocation { until, ..allocation }));
             }
-            (Some(Wish { want: Want::Release { .. }, .. }), Ok(Reply::Released)) => {}
-            (None, _) => self.relay_lied(peer, now),
-            (Some(wish), _) => {
+            (Sent::For(Wish { want: Want::Release { .. }, .. }), Ok(Reply::Released)) => {}
+            (Sent::Where { .. }, _) => self.relay_lied(peer, now),
+            (Sent::For(wish), _) => {
                 self.relay_lied(peer, now);
                 self.relay_go_on(wish, now);
             }
@@ -319,6 +357,7 @@ impl Actor {
     fn relay_lied(&mut self, peer: PeerId, now: Instant) {
         self.meter.refuse("relay: a reply that makes no sense".into());
         self.ledger.note(peer, Fact::Refused, now);
+        self.relaying.asking.known.failed(peer, Fault::Lie, now);
         self.relay_lost(&peer);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::super::message::Kind;
 use super::super::pair::Pair;
-use super::{Chosen, Effect, LOOK, Machine};
+use super::{Chosen, Effect, LOOK, MOST_GIVEN_UP, Machine, RELAY_AFTER, RELAY_CHANCE};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -73,12 +73,30 @@ impl Machine {
                 self.effects.push_back(Effect::Choose(None));
                 if self.relay.take().is_some() {
                     // It may be what is gone: another one is asked for.
-                    self.effects.push_back(Effect::ReleaseRelay);
+                    self.effects.push_back(if relayed { Effect::GiveUpRelay } else { Effect::ReleaseRelay });
                 }
                 self.restart_at = Some(now);
                 self.want_pipe(now);
             }
         }
+    }
+
+    /// A relay that gives ports and passes nothing on must not cost a call its voice.
+    pub(super) fn doubt_relay(&mut self, now: Instant) {
+        if self.chosen.is_some() || self.relay.is_none() || self.given_up >= MOST_GIVEN_UP {
+            return;
+        }
+        if !self.is_met() {
+            // Nobody there yet whom it could lead to.
+            self.relay_doubt = Some(now + RELAY_CHANCE);
+            return;
+        }
+        tracing::debug!(call = ?self.call, "nothing comes through the relay");
+        self.given_up += 1;
+        self.relay = None;
+        self.effects.push_back(Effect::GiveUpRelay);
+        // After it was given back: there may be no other.
+        self.relay_due = Some(now + RELAY_AFTER);
     }
 
     pub(super) fn want_pipe(&mut self, now: Instant) {

@@ -77,6 +77,16 @@ pub(super) struct End {
     pub(super) lost: u32,
 }
 
+/// What a relay does with what it is to pass on.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Mood {
+    Honest,
+    Drops,
+    Delays(Duration),
+    /// Everything three times, and once more after five seconds.
+    Replays,
+}
+
 pub(super) enum Flight {
     Packet { from: SocketAddr, to: SocketAddr, packet: Vec<u8>, home: usize },
     Told { to: usize, bytes: Bytes },
@@ -100,6 +110,7 @@ pub(super) struct World {
     pub(super) sent: HashMap<SocketAddr, u32>,
     pub(super) count: usize,
     pub(super) tells: bool,
+    pub(super) mood: Mood,
     /// Ends that hear nothing of what the other tells.
     pub(super) deaf: [bool; 2],
 }
@@ -150,6 +161,7 @@ impl World {
             sent: HashMap::new(),
             count: 0,
             tells: true,
+            mood: Mood::Honest,
             deaf: [false; 2],
         };
         world.settle();
@@ -172,7 +184,7 @@ impl World {
                     }
                 }
                 Effect::AskRelay => self.ends[n].wants_relay = true,
-                Effect::ReleaseRelay => self.ends[n].wants_relay = false,
+                Effect::ReleaseRelay | Effect::GiveUpRelay => self.ends[n].wants_relay = false,
                 Effect::AskPipe => self.ends[n].wants_pipe = true,
             }
         }
@@ -204,6 +216,19 @@ impl World {
         }
     }
 
+    fn pass_on(&mut self, port: SocketAddr, far: SocketAddr, packet: Vec<u8>) {
+        let later = |time| (time, Flight::Packet { from: port, to: far, packet: packet.clone(), home: usize::MAX });
+        match self.mood {
+            Mood::Honest => self.push(port, far, packet),
+            Mood::Drops => {}
+            Mood::Delays(time) => self.flights.push(later(self.now + DELAY + time)),
+            Mood::Replays => {
+                let times = [0, 1, 40, 5_000].map(Duration::from_millis);
+                self.flights.extend(times.map(|time| later(self.now + DELAY + time)));
+            }
+        }
+    }
+
     pub(super) fn land(&mut self, flight: Flight) {
         match flight {
             Flight::Told { to, bytes } => {
@@ -218,7 +243,7 @@ impl World {
                 {
                     ports[side].1 = Some(from);
                     if let (port, Some(far)) = ports[1 - side] {
-                        self.push(port, far, packet);
+                        self.pass_on(port, far, packet);
                     }
                     return;
                 }
