@@ -329,7 +329,7 @@ async fn a_link_whose_call_is_heard_waits_until_the_far_end_is_found_elsewhere()
     let quick = || Config {
         heartbeat: Duration::from_millis(100),
         silence: Duration::from_millis(400),
-        grace: Duration::from_millis(300),
+        grace: Duration::from_millis(1_500),
         ..Config::default()
     };
     for held in [true, false] {
@@ -348,7 +348,7 @@ async fn a_link_whose_call_is_heard_waits_until_the_far_end_is_found_elsewhere()
             assert_eq!(a.down().await, "the connection was lost");
             continue;
         }
-        let gone = tokio::time::timeout(Duration::from_millis(1_200), a.event()).await;
+        let gone = tokio::time::timeout(Duration::from_millis(2_500), a.event()).await;
         assert!(gone.is_err(), "it waits: {gone:?}");
         assert_eq!(a.call(&b).await, at_a, "the same link");
         assert_eq!(b.message().await, "are you there?");

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long the end that did not open the session waits until it dials itself.
 const OTHER_SIDE_FIRST: Duration = Duration::from_secs(1);
-/// Between two reports that a link has no stream.
+/// A link that has had no stream for this long is reported lost, and again after the other: most come back at once.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 const TOLD_AGAIN: Duration = Duration::from_secs(5);
 
 impl Behaviour {
@@ -163,12 +164,9 @@ impl Behaviour {
             link.session.pause();
             let grace = if link.held { self.config.held_grace } else { self.config.grace };
             link.phase = Phase::Lost { until: now + grace };
-            link.told_lost_at = now;
+            link.tell_lost_at = now + TOLD_AFTER;
             // The opener knows the way better; dial from here only if it does not come.
             link.retry_at = (!link.opener).then_some(now + OTHER_SIDE_FIRST);
-            if link.opener {
-                self.emit_lost(id);
-            }
         } else {
             link.attempt = None;
             link.stay_back();
@@ -260,8 +258,8 @@ impl Behaviour {
     fn tell_lost(&mut self, id: LinkId, now: Instant) {
         let lost = |link: &&mut Link| link.opener && matches!(link.phase, Phase::Lost { .. });
         let Some(link) = self.links.get_mut(id).filter(lost) else { return };
-        if now.saturating_duration_since(link.told_lost_at) >= TOLD_AGAIN {
-            link.told_lost_at = now;
+        if now >= link.tell_lost_at {
+            link.tell_lost_at = now + TOLD_AGAIN;
             self.emit_lost(id);
         }
     }

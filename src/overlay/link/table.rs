@@ -107,8 +107,8 @@ pub(super) struct Link {
     pub spoke: Instant,
     pub last_message: Instant,
     pub held: bool,
-    /// When the owner was last told that it has no stream.
-    pub told_lost_at: Instant,
+    /// When the owner is told that it has no stream.
+    pub tell_lost_at: Instant,
     /// Messages in the outbox that the owner has not taken yet.
     pub untaken: u32,
 }
@@ -143,7 +143,7 @@ impl Link {
             spoke: now,
             last_message: now,
             held: false,
-            told_lost_at: now,
+            tell_lost_at: now,
             untaken: 0,
         }
     }
