@@ -8,6 +8,7 @@
 mod arena;
 mod circuits;
 mod floods;
+mod greed;
 mod harness;
 mod liars;
 mod listing;
