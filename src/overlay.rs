@@ -48,6 +48,7 @@ mod operations;
 mod paying;
 mod peers;
 mod port_mapping;
+mod probing;
 mod process;
 mod proving;
 mod publish;

@@ -31,7 +31,7 @@ mod doctor;
 mod lookup;
 mod relay_page;
 
-pub use doctor::{Examination, RelayTry, StunTry, TcpTry, examine};
+pub use doctor::{Examination, RelayDialled, RelayTry, StunTry, examine};
 pub use lookup::{FoundDevice, LookupAnswer, LookupTrouble, look_up};
 
 /// Lookups at a time through the API; each is bounded in time.

@@ -51,6 +51,17 @@ fn took(tried: &Value) -> String {
     tried.get("rtt_ms").and_then(Value::as_u64).map_or_else(|| "no answer".to_owned(), |ms| format!("{ms} ms"))
 }
 
+/// Whether it answered, or another of its family did somewhere: who has no IPv6 need not be told so for each relay.
+fn is_of_this_network(found: &Value, tried: &Value) -> bool {
+    let answered = |tried: &Value| tried.get("rtt_ms").is_some_and(|ms| !ms.is_null());
+    let place = |tried: &Value| {
+        tried.get("address").or(tried.get("server")).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let all = ["/stun", "/quic", "/tcp"].into_iter().flat_map(|path| list(found, path)).filter(|tried| answered(tried));
+    let families: Vec<bool> = all.map(|tried| place(tried).starts_with('[')).collect();
+    answered(tried) || families.is_empty() || families.contains(&place(tried).starts_with('['))
+}
+
 /// The examination in words.
 fn lines(found: &Value) -> Vec<String> {
     let peers = found.get("peers").and_then(Value::as_u64).unwrap_or(0);
@@ -63,8 +74,13 @@ fn lines(found: &Value) -> Vec<String> {
         let seen = tried.get("seen_as").and_then(Value::as_str).map(|at| format!(", seen as {at}")).unwrap_or_default();
         lines.push(format!("UDP       {}: {}{seen}", text(tried, "/server"), took(tried)));
     }
-    for tried in list(found, "/tcp") {
-        lines.push(format!("TCP       {}: {}", text(tried, "/address"), took(tried)));
+    for (name, path) in [("QUIC", "/quic"), ("TCP ", "/tcp")] {
+        for tried in list(found, path).iter().filter(|tried| is_of_this_network(found, tried)) {
+            lines.push(format!("{name}      {}: {}", text(tried, "/address"), took(tried)));
+        }
+    }
+    for open in list(found, "/reach/open").iter().filter_map(Value::as_str) {
+        lines.push(format!("router    lets others in at {open}, as this node asked it to"));
     }
     for circuit in list(found, "/circuits").iter().filter_map(Value::as_str) {
         lines.push(format!("reached   {circuit}"));
@@ -155,6 +171,9 @@ fn to_do(found: &Value) -> String {
         "firewalled" => {
             format!("nothing must be opened; TCP and UDP {port} let in would make this node reachable directly")
         }
+        "behind_nat" if !list(found, "/reach/open").is_empty() => {
+            "nothing: the router has opened a port when it was asked".to_owned()
+        }
         "behind_nat" => {
             format!("nothing must be opened; TCP and UDP {port} forwarded to this machine would spare the relays")
         }
@@ -190,6 +209,23 @@ mod tests {
             "1.5 s behind that of others",
             "TCP and UDP port 4001 forwarded",
             "others can call you",
+        ] {
+            assert!(told.contains(words), "`{words}` in\n{told}");
+        }
+    }
+
+    #[test]
+    fn ways_to_relays_and_ports_that_the_router_opened_are_named() {
+        let mut found = at_home();
+        found["reach"]["open"] = json!(["9.9.9.9:4001/quic"]);
+        found["quic"] = json!([{ "address": "8.8.8.8:443", "rtt_ms": 61 }]);
+        found["tcp"] = json!([{ "address": "8.8.8.8:443", "rtt_ms": null }]);
+        let told = lines(&found).join("\n");
+        for words in [
+            "QUIC      8.8.8.8:443: 61 ms",
+            "TCP       8.8.8.8:443: no answer",
+            "lets others in at 9.9.9.9:4001/quic",
+            "nothing: the router",
         ] {
             assert!(told.contains(words), "`{words}` in\n{told}");
         }

@@ -1,18 +1,17 @@
 //! "What is wrong with my network?" answered for people: what the node knows of where it is, and every kind of path tried
-//! for real, now: STUN over UDP, TCP to relays, and a call of this node with itself through a media relay, with tones.
+//! for real, now: STUN over UDP, relays over TCP and QUIC, and a call of this node with itself through a media relay, with tones.
 
 use crate::identity::random;
 use crate::media::MediaError;
 use crate::media::audio::{AudioEndpoint, Heard, Source};
-use crate::overlay::{Allocation, Overlay, peer_id_text};
+use crate::overlay::{Allocation, Overlay, address_text, peer_id_text};
 use crate::reachability::Reach;
 use crate::wire::stun;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::net::UdpSocket;
 
 /// Who does not answer within this is not reached. Beyond what people wait for in a call.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -41,8 +40,9 @@ pub struct Examination {
     pub stun: Vec<StunTry>,
     /// What these answers say of the NAT's mapping (RFC 4787 §4.1), from one socket to several servers.
     pub mapping: Option<&'static str>,
-    /// TCP to the relays through which this node is reached.
-    pub tcp: Vec<TcpTry>,
+    /// TCP and QUIC to the relays through which this node is reached, dialled anew until they have proved their keys.
+    pub tcp: Vec<RelayDialled>,
+    pub quic: Vec<RelayDialled>,
     pub relay: RelayTry,
     /// Somebody else can ring this node now, as far as it can know.
     pub can_be_called: bool,
@@ -57,9 +57,9 @@ pub struct StunTry {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct TcpTry {
+pub struct RelayDialled {
     pub address: SocketAddr,
-    /// `None`: no connection.
+    /// Until it was connected; `None`: it was not.
     pub rtt_ms: Option<u64>,
 }
 
@@ -84,8 +84,13 @@ pub struct RelayTry {
 /// Tries everything; within some 8 s. Cancel safe: ports of the relay end with their time.
 pub async fn examine(overlay: &Overlay) -> Examination {
     let status = overlay.status().borrow().clone();
-    let (stun, tcp, relay) =
-        tokio::join!(ask_where_we_are(overlay.stun_servers()), connect(&status.circuits), call_itself(overlay));
+    let circuits = overlay.publishable();
+    let (stun, tcp, quic, relay) = tokio::join!(
+        ask_where_we_are(overlay.stun_servers()),
+        dial_relays(&circuits, "tcp"),
+        dial_relays(&circuits, "udp"),
+        call_itself(overlay)
+    );
     let can_be_called = status.peers > 0 && (status.reach.is_public() || !status.circuits.is_empty());
     Examination {
         mapping: mapping(&stun),
@@ -97,6 +102,7 @@ pub async fn examine(overlay: &Overlay) -> Examination {
         clock_ahead_ms: status.clock_ahead_ms,
         stun,
         tcp,
+        quic,
         relay,
         can_be_called,
     }
@@ -147,22 +153,32 @@ fn mapping(tries: &[StunTry]) -> Option<&'static str> {
     (seen.len() >= 2).then_some(if different.len() == 1 { "one" } else { "per destination" })
 }
 
-async fn connect(circuits: &[String]) -> Vec<TcpTry> {
-    let addresses: BTreeSet<SocketAddr> = circuits.iter().filter_map(|text| tcp_address(text)).collect();
-    let tries = addresses.into_iter().take(MAX_TRIED).map(async |address| {
-        let start = Instant::now();
-        let there = matches!(timeout(PATIENCE, TcpStream::connect(address)).await, Ok(Ok(_)));
-        TcpTry { address, rtt_ms: there.then(|| millis(start)) }
+/// Those of this node's addresses that are circuits, over one transport.
+async fn dial_relays(addresses: &[Vec<u8>], transport: &str) -> Vec<RelayDialled> {
+    let mut circuits = BTreeMap::new();
+    for bytes in addresses {
+        if let Some((named, address)) = place(&address_text(bytes))
+            && named == transport
+        {
+            circuits.insert(address, bytes.clone());
+        }
+    }
+    let tries = circuits.into_iter().take(MAX_TRIED).map(|(address, circuit)| async move {
+        let took = Overlay::dial_relay(&circuit, PATIENCE).await;
+        let rtt_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        RelayDialled { address, rtt_ms }
     });
     futures::future::join_all(tries).await
 }
 
-/// Of a multiaddr that begins with an IP address and a TCP port.
-fn tcp_address(multiaddr: &str) -> Option<SocketAddr> {
-    let mut parts = multiaddr.split('/').skip(1);
-    let (family, ip, protocol, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+/// "tcp" or "udp", and where, of a circuit's address that begins with an IP address and a port.
+fn place(circuit: &str) -> Option<(&str, SocketAddr)> {
+    let mut parts = circuit.split('/').skip(1);
+    let (family, ip, transport, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let ip: IpAddr = ip.parse().ok()?;
-    (matches!(family, "ip4" | "ip6") && protocol == "tcp").then_some(SocketAddr::new(ip, port.parse().ok()?))
+    let good =
+        matches!(family, "ip4" | "ip6") && matches!(transport, "tcp" | "udp") && circuit.ends_with("/p2p-circuit");
+    good.then_some((transport, SocketAddr::new(ip, port.parse().ok()?)))
 }
 
 async fn call_itself(overlay: &Overlay) -> RelayTry {
@@ -245,11 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn only_tcp_addresses_are_connected_to() {
-        assert_eq!(tcp_address("/ip4/8.8.8.8/tcp/443/p2p/x/p2p-circuit"), "8.8.8.8:443".parse().ok());
-        assert_eq!(tcp_address("/ip6/2a00::1/tcp/443/p2p/x"), "[2a00::1]:443".parse().ok());
-        for no in ["/ip4/8.8.8.8/udp/443/quic-v1", "/dns4/a.example/tcp/443", "/ip4/8.8.8.8/tcp/66666", "", "/ip4"] {
-            assert_eq!(tcp_address(no), None, "{no}");
+    fn only_circuits_at_ip_addresses_are_dialled() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(place("/ip4/8.8.8.8/tcp/443/p2p/x/p2p-circuit"), Some(("tcp", at("8.8.8.8:443"))));
+        assert_eq!(place("/ip6/2a00::1/udp/443/quic-v1/p2p/x/p2p-circuit"), Some(("udp", at("[2a00::1]:443"))));
+        for no in
+            ["/ip4/8.8.8.8/udp/443/quic-v1", "/dns4/a.example/tcp/443/p2p/x/p2p-circuit", "/ip4/8.8.8.8/tcp/66666", ""]
+        {
+            assert_eq!(place(no), None, "{no}");
         }
     }
 

@@ -46,6 +46,13 @@ def wrong(name, found):
         said.append(f"mapping {found['mapping']}, and it is {wanted}")
     if found["relay"]["good"] == (name in NO_UDP):
         said.append(f"self-call: {found['relay']['words'] or 'heard'}")
+    dialled = [tried["rtt_ms"] for tried in found["quic"]]
+    if name not in NO_UDP and dialled and not any(dialled):
+        said.append("no relay answers over QUIC")
+    if name in NO_UDP and any(dialled):
+        said.append("QUIC passed without UDP")
+    if found["tcp"] and not any(tried["rtt_ms"] for tried in found["tcp"]):
+        said.append("no relay answers over TCP")
     if not found["can_be_called"]:
         said.append("cannot be called")
     if abs(found["clock_ahead_ms"] or 0) > 1_000:
@@ -55,9 +62,10 @@ def wrong(name, found):
 
 def line(name, found, said):
     relay = found.get("relay", {})
+    ways = {way: [tried["rtt_ms"] for tried in found.get(way, [])] for way in ("quic", "tcp")}
     best = min((tried["rtt_ms"] for tried in found.get("stun", []) if tried["rtt_ms"] is not None), default=None)
     return (
         f"{'FAIL' if said else 'ok  '} {name:>9}: {found.get('reach', {}).get('kind')}, mapping {found.get('mapping')}, "
-        f"UDP {'-' if best is None else f'{best} ms'}, self-call {'heard' if relay.get('good') else relay.get('words')}, "
+        f"UDP {'-' if best is None else f'{best} ms'}, QUIC {ways['quic']}, TCP {ways['tcp']} ms, opened {found.get('reach', {}).get('open')}, self-call {'heard' if relay.get('good') else relay.get('words')}, "
         f"loss {relay.get('loss_percent')} %, clock {found.get('clock_ahead_ms')} ms{'  WRONG: ' + '; '.join(said) if said else ''}"
     )
