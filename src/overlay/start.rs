@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::address::{self, to_plain};
 use super::answering::Answering;
-use super::behaviour::{Behaviour, protocol};
+use super::behaviour::{Behaviour, BehaviourEvent, protocol};
 use super::cards::Cards;
 use super::dialling::Dialling;
 use super::intake::Intake;
@@ -35,6 +35,9 @@ const AT_ONCE: std::num::NonZeroU8 = std::num::NonZeroU8::new(20).unwrap();
 
 /// Sockets open at once or never.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What else the swarm may tell until then.
+const MAX_EARLY: usize = 1_024;
 
 /// Connections that nobody uses stay open for this long: joining, probing and calls meet them again.
 const IDLE_CONNECTION: Duration = Duration::from_secs(120);
@@ -73,7 +76,7 @@ impl Overlay {
         for address in &external {
             swarm.add_external_address(address.clone());
         }
-        let listening = listen_on_all(&mut swarm, listen).await?;
+        let (listening, early) = listen_on_all(&mut swarm, listen).await?;
 
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (events, event_receiver) = mpsc::channel(EVENTS);
@@ -164,6 +167,7 @@ impl Overlay {
             upkeep: Upkeep::new(server, now),
             store,
         };
+        early.into_iter().for_each(|event| actor.swarm_event(event));
         actor.first_view();
         tokio::spawn(actor.run());
         let handle = Overlay {
@@ -183,11 +187,12 @@ fn parse_all(texts: &[String]) -> Result<Vec<Multiaddr>, StartError> {
     texts.iter().map(parse).collect()
 }
 
-/// Opens every socket; returns the addresses that came of them, wildcards expanded as far as known by now.
+/// Opens every socket; returns the addresses that came of them, wildcards expanded as far as known by now, and what else
+/// the swarm told meanwhile: a neighbour is found in that moment and never told of again.
 async fn listen_on_all(
     swarm: &mut Swarm<Behaviour>,
     addresses: Vec<Multiaddr>,
-) -> Result<HashSet<Multiaddr>, StartError> {
+) -> Result<(HashSet<Multiaddr>, Vec<SwarmEvent<BehaviourEvent>>), StartError> {
     let refused = |address: &Multiaddr, why: String| StartError::Listen { address: address.to_string(), why };
     let mut open: Vec<(ListenerId, Multiaddr)> = Vec::new();
     // All before the first is opened: a plain socket on `::` would meet our own on `0.0.0.0`.
@@ -205,7 +210,7 @@ async fn listen_on_all(
             Err(libp2p::TransportError::Other(error)) => return Err(refused(&address, plain_words(&error))),
         }
     }
-    let mut listening = HashSet::new();
+    let (mut listening, mut early) = (HashSet::new(), Vec::new());
     let deadline = tokio::time::sleep(LISTEN_TIMEOUT);
     tokio::pin!(deadline);
     let mut waiting: HashSet<ListenerId> = open.iter().map(|(id, _)| *id).collect();
@@ -228,7 +233,7 @@ async fn listen_on_all(
                         return Err(refused(address, why));
                     }
                 }
-                // Nobody knows us yet.
+                event if early.len() < MAX_EARLY => early.push(event),
                 _ => {}
             },
             () = &mut deadline => {
@@ -237,7 +242,7 @@ async fn listen_on_all(
             }
         }
     }
-    Ok(listening)
+    Ok((listening, early))
 }
 
 /// The TCP transport shares ports (SO_REUSEPORT) for its dials, so that a second node of the same user would get the
