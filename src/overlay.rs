@@ -52,6 +52,7 @@ mod probing;
 mod process;
 mod proving;
 mod publish;
+mod pulse;
 mod rates;
 mod reaching;
 mod records;

@@ -6,12 +6,12 @@ use super::limits;
 use super::process::{MAX_PER_PEER, Run};
 use super::records::Records;
 use super::relaying::Relaying;
-use super::{Limits, OverlayConfig, exchange, framed, gate, kept, link};
+use super::{Limits, OverlayConfig, exchange, framed, gate, kept, link, pulse};
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, autonat, dcutr, identify, mdns, ping, relay};
+use libp2p::{PeerId, StreamProtocol, autonat, dcutr, identify, mdns, relay};
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 use libp2p_memory_connection_limits as memory_limits;
 use rand::SeedableRng;
@@ -33,9 +33,6 @@ const MAX_PACKET_BYTES: usize = 32 * 1024;
 
 /// Expiry that kad writes where we give none: the longest life of a binding.
 const RECORD_TTL: Duration = Duration::from_secs(10_800);
-
-/// Ping is for dead connections only; the default of 15 s is half of an idle node's traffic.
-const PING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How soon an address of ours that is new is tried by others. The default of 5 s is what a first call would wait for.
 const TRYING: Duration = Duration::from_secs(1);
@@ -66,7 +63,7 @@ pub(super) struct Behaviour {
     pub(super) kad: gate::Gate,
     pub(super) store: exchange::Behaviour,
     pub(super) identify: identify::Behaviour,
-    pub(super) ping: ping::Behaviour,
+    pub(super) pulse: pulse::Behaviour,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) kept: kept::Behaviour,
     /// What this node passes on for others, and what others pass on for it.
@@ -144,7 +141,7 @@ impl Behaviour {
             kad: gate::Gate::new(kademlia(config, here, records), config.scope, now),
             store: exchange::behaviour(config),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+            pulse: pulse::Behaviour::default(),
             mdns: mdns.into(),
             kept: kept::Behaviour::default(),
             relaying: relay::Behaviour::new(here, grants.settings()),

@@ -130,6 +130,12 @@ impl Actor {
                     self.swarm.remove_listener(listener);
                     self.upkeep.addresses_changed = true;
                 }
+                Step::HangUp(relay) => {
+                    tracing::debug!(%relay, "a relay is silent");
+                    for connection in self.slots.connections(&relay) {
+                        self.swarm.close_connection(connection);
+                    }
+                }
             }
         }
     }
@@ -163,10 +169,11 @@ impl Actor {
         self.external.iter().copied().chain(listens).any(|at| at.transport == Transport::Tcp && at.port == WEB_PORT)
     }
 
-    /// The connections with a relay are not closed for being idle, or because a question ended.
+    /// The connections with a relay are not closed for being idle, or because a question ended; and its death is noticed.
     fn stay_with(&mut self, relay: &PeerId) {
         for connection in self.slots.connections(relay) {
             self.swarm.behaviour_mut().kept.keep(*relay, connection);
+            self.swarm.behaviour_mut().pulse.watch(*relay, connection);
             self.asking_closed(&connection);
             self.feelers.gone(&connection);
         }

@@ -56,10 +56,10 @@ impl Actor {
             })) => {
                 self.identified(peer_id, connection_id, info, now);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(pinged)) => {
+            SwarmEvent::Behaviour(BehaviourEvent::Pulse(pinged)) => {
                 // Who does not speak ping may still be alive; who does and is silent is dead, and ping would leave it open.
                 match pinged.result {
-                    Ok(round_trip) => self.circuits.reserving.measured(&pinged.peer, round_trip),
+                    Ok(round_trip) => self.circuits.reserving.heard(&pinged.peer, round_trip, now),
                     Err(ping::Failure::Other { error })
                         if error.downcast_ref::<std::io::Error>().is_some_and(is_not_spoken) => {}
                     Err(ping::Failure::Timeout | ping::Failure::Other { .. }) => {

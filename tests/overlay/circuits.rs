@@ -1,6 +1,7 @@
 //! Nodes that nobody can dial: reached through others, which may go away.
 
 use super::harness::{Node, PATIENCE, Setup, User, node, reaches, start};
+use super::mortal::Mortal;
 use futures::{AsyncReadExt, AsyncWriteExt};
 use peerline::identity::NodeSecret;
 use peerline::overlay::{CircuitsConfig, LocalUser, Overlay, OverlayEvent, address_text};
@@ -8,9 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-async fn relay(bootstrap: &[String]) -> Node {
+fn serving() -> Setup {
     let circuits = CircuitsConfig { serve: Some(true), ..CircuitsConfig::default() };
-    node(bootstrap, Setup { circuits, ..Setup::default() }).await
+    Setup { circuits, ..Setup::default() }
+}
+
+async fn relay(bootstrap: &[String]) -> Node {
+    node(bootstrap, serving()).await
 }
 
 async fn relays(count: usize) -> Vec<Node> {
@@ -42,9 +47,12 @@ impl Home {
     }
 
     async fn start(relays: &[Node], reserve: bool) -> Self {
+        Self::knowing(relays.iter().map(|relay| relay.address.clone()).collect(), reserve).await
+    }
+
+    async fn knowing(bootstrap: Vec<String>, reserve: bool) -> Self {
         let circuits = CircuitsConfig { reserve: Some(reserve), ..CircuitsConfig::default() };
         let setup = Setup { server: Some(false), listen: Vec::new(), circuits, ..Setup::default() };
-        let bootstrap: Vec<String> = relays.iter().map(|relay| relay.address.clone()).collect();
         let (overlay, events) = start(&bootstrap, &setup).await.unwrap();
         let user = User::at(&setup.secret);
         overlay.serve_user(LocalUser { id: user.identity.id, bundle: user.bundle().encode().into() }).await;
@@ -172,6 +180,36 @@ async fn two_hidden_nodes_call_each_other_though_relays_die_one_after_the_other(
         // As after another lookup: the same link, and it knows where to look next time.
         assert_eq!(caller.call(&callee).await, link);
     }
+}
+
+/// Its connections look open: TCP would wait for ever, QUIC for 40 s.
+async fn a_silent_relay_is_left(listen: &str) {
+    let first = relay(&[]).await;
+    let setup = Setup { listen: vec![listen.into()], ..serving() };
+    let mut mortal = Mortal::start(vec![first.address.clone()], setup).await;
+    let silent = mortal.node.address.clone();
+    let home = Home::knowing(vec![first.address.clone(), silent.clone()], true).await;
+    let named = |texts: &[String], at: &str| texts.iter().any(|text| text.starts_with(at));
+    reaches(&home.overlay, |status| status.circuits.len() == 2).await;
+    assert!(named(&home.overlay.status().borrow().circuits, &silent), "{silent}");
+    let other = relay(std::slice::from_ref(&first.address)).await;
+    // Until nobody has to ask anybody anything: questions find the dead too.
+    tokio::time::sleep(Duration::from_secs(18)).await;
+    mortal.freeze().await;
+    let since = Instant::now();
+    let mut status = home.overlay.status();
+    let left = status.wait_for(|status| status.circuits.len() == 2 && !named(&status.circuits, &silent));
+    timeout(Duration::from_secs(25), left).await.expect("noticed").unwrap();
+    println!("{listen}: reached elsewhere after {:?}", since.elapsed());
+    assert!(named(&home.overlay.status().borrow().circuits, &other.address), "{}", other.address);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_falls_silent_is_left_for_another_within_seconds() {
+    tokio::join!(
+        a_silent_relay_is_left("/ip4/127.0.0.1/tcp/0"),
+        a_silent_relay_is_left("/ip4/127.0.0.1/udp/0/quic-v1")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,11 +6,10 @@
 //! are open and accept connections, and nothing answers, as after SIGSTOP or behind a firewall that drops.
 
 use super::harness::{Node, Setup, User, first_answer, node, percentile, reaches_within};
+use super::mortal::Mortal;
 use peerline::uri::IdHash;
 use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 const NODES: usize = 50;
 const LOST: usize = 15;
@@ -18,50 +17,6 @@ const READERS: usize = 5;
 
 /// A lookup that brought nothing by now is a call that failed.
 const IN_TIME: Duration = Duration::from_secs(5);
-
-/// A server with a runtime of its own.
-struct Mortal {
-    node: Node,
-    life: Option<Runtime>,
-    /// Dropping it lets a frozen node go on.
-    thaw: Option<std::sync::mpsc::Sender<()>>,
-}
-
-impl Mortal {
-    async fn start(bootstrap: Vec<String>) -> Self {
-        let life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let node = life.spawn(async move { node(&bootstrap, Setup::default()).await }).await.unwrap();
-        Self { node, life: Some(life), thaw: None }
-    }
-
-    async fn kill(mut self) {
-        let mut status = self.node.overlay.status();
-        self.life.take().unwrap().shutdown_background();
-        // Until the actor is gone; its handle is kept that long, or it would stop in good order.
-        while timeout(Duration::from_secs(5), status.changed()).await.expect("dies").is_ok() {}
-    }
-
-    async fn freeze(&mut self) {
-        let (thaw, wait) = std::sync::mpsc::channel::<()>();
-        let (frozen, is_frozen) = tokio::sync::oneshot::channel();
-        self.life.as_ref().unwrap().spawn(async move {
-            frozen.send(()).unwrap();
-            // Stands until the sender is dropped.
-            let _ = wait.recv();
-        });
-        is_frozen.await.unwrap();
-        self.thaw = Some(thaw);
-    }
-}
-
-impl Drop for Mortal {
-    fn drop(&mut self) {
-        self.thaw.take();
-        if let Some(life) = self.life.take() {
-            life.shutdown_background();
-        }
-    }
-}
 
 /// A node that knew half of the others when it looked around last looks again after up to 32 s: where 55 start at once on
 /// a busy machine, that may come twice. What is tried here begins after it.
@@ -78,11 +33,11 @@ impl Scene {
     async fn set() -> Self {
         let users = if is_long() { 200 } else { 30 };
         let (began, cpu) = (Instant::now(), cpu_time());
-        let first = Mortal::start(Vec::new()).await;
+        let first = Mortal::start(Vec::new(), Setup::default()).await;
         let bootstrap = vec![first.node.address.clone()];
         let mut starting = JoinSet::new();
         for _ in 1..NODES {
-            starting.spawn(Mortal::start(bootstrap.clone()));
+            starting.spawn(Mortal::start(bootstrap.clone(), Setup::default()));
         }
         let mut servers = vec![first];
         servers.extend(starting.join_all().await);

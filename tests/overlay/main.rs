@@ -14,6 +14,7 @@ mod liars;
 mod listing;
 mod losses;
 mod meeting;
+mod mortal;
 mod relay_liars;
 mod relaying;
 mod restarts;

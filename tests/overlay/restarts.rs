@@ -3,7 +3,8 @@
 //! The old process is frozen (its only thread stands still): its QUIC connections look open for 40 s, and its port is
 //! taken, so the new one listens elsewhere.
 
-use super::harness::{Node, Setup, User, node, reaches, start};
+use super::harness::{Setup, User, reaches, start};
+use super::mortal::Mortal;
 use peerline::identity::NodeSecret;
 use peerline::overlay::{LocalUser, Overlay, OverlayEvent};
 use std::time::{Duration, Instant};
@@ -13,50 +14,14 @@ use tokio::time::timeout;
 /// From dialling to a link, however dead the old one is (issue A, "Show" 7).
 const SOON: Duration = Duration::from_secs(2);
 
-/// A node in a runtime of its own that stands still from `freeze` until it is dropped.
-struct Life {
-    node: Node,
-    runtime: Option<tokio::runtime::Runtime>,
-    thaw: Option<std::sync::mpsc::Sender<()>>,
-}
-
 fn quic(secret: &NodeSecret) -> Setup {
     Setup { secret: secret.clone(), listen: vec!["/ip4/127.0.0.1/udp/0/quic-v1".into()], ..Setup::default() }
 }
 
-impl Life {
-    async fn start(secret: &NodeSecret, user: &User, bootstrap: Vec<String>) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let setup = quic(secret);
-        let node = runtime.spawn(async move { node(&bootstrap, setup).await }).await.unwrap();
-        node.overlay.serve_user(served(user)).await;
-        Self { node, runtime: Some(runtime), thaw: None }
-    }
-
-    async fn freeze(&mut self) {
-        let (thaw, wait) = std::sync::mpsc::channel::<()>();
-        let (frozen, is_frozen) = tokio::sync::oneshot::channel();
-        self.runtime.as_ref().unwrap().spawn(async move {
-            frozen.send(()).unwrap();
-            // Stands until the sender is dropped.
-            let _ = wait.recv();
-        });
-        is_frozen.await.unwrap();
-        self.thaw = Some(thaw);
-    }
-
-    fn addresses(&self) -> Vec<Vec<u8>> {
-        self.node.overlay.publishable()
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        self.thaw.take();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
+async fn live(secret: &NodeSecret, user: &User, bootstrap: Vec<String>) -> Mortal {
+    let mortal = Mortal::start(bootstrap, quic(secret)).await;
+    mortal.node.overlay.serve_user(served(user)).await;
+    mortal
 }
 
 fn served(user: &User) -> LocalUser {
@@ -86,15 +51,15 @@ async fn a_link_to_a_dead_process_ends_when_the_new_one_comes() {
     let (overlay, mut events, alice, address) = caller().await;
     let secret = NodeSecret::generate();
     let bob = User::at(&secret);
-    let mut old = Life::start(&secret, &bob, vec![address.clone()]).await;
+    let mut old = live(&secret, &bob, vec![address.clone()]).await;
     reaches(&overlay, |status| status.peers == 1).await;
-    call(&overlay, &alice, &bob, &secret, old.addresses()).await;
+    call(&overlay, &alice, &bob, &secret, old.node.overlay.publishable()).await;
 
     old.freeze().await;
-    let new = Life::start(&secret, &bob, vec![address]).await;
+    let new = live(&secret, &bob, vec![address]).await;
     let down = async { while !matches!(events.recv().await, Some(OverlayEvent::LinkDown { .. })) {} };
     timeout(Duration::from_secs(10), down).await.expect("long before the connection shows that it is dead");
-    let took = call(&overlay, &alice, &bob, &secret, new.addresses()).await;
+    let took = call(&overlay, &alice, &bob, &secret, new.node.overlay.publishable()).await;
     assert!(took < SOON, "{took:?}");
 }
 
@@ -103,12 +68,12 @@ async fn a_connection_that_does_not_answer_is_dialled_beside() {
     let (overlay, _events, alice, address) = caller().await;
     let secret = NodeSecret::generate();
     let bob = User::at(&secret);
-    let mut old = Life::start(&secret, &bob, vec![address]).await;
+    let mut old = live(&secret, &bob, vec![address]).await;
     reaches(&overlay, |status| status.peers == 1).await;
     old.freeze().await;
     // It knows nobody, so nobody hears of it before the call.
-    let new = Life::start(&secret, &bob, vec![]).await;
-    let took = call(&overlay, &alice, &bob, &secret, new.addresses()).await;
+    let new = live(&secret, &bob, vec![]).await;
+    let took = call(&overlay, &alice, &bob, &secret, new.node.overlay.publishable()).await;
     assert!(took < SOON, "{took:?}");
 }
 
@@ -117,22 +82,22 @@ async fn a_dead_link_is_found_out_by_the_first_message() {
     let (overlay, mut events, alice, address) = caller().await;
     let secret = NodeSecret::generate();
     let bob = User::at(&secret);
-    let mut old = Life::start(&secret, &bob, vec![address]).await;
-    call(&overlay, &alice, &bob, &secret, old.addresses()).await;
+    let mut old = live(&secret, &bob, vec![address]).await;
+    call(&overlay, &alice, &bob, &secret, old.node.overlay.publishable()).await;
     let link = loop {
         if let Some(OverlayEvent::LinkUp { link, .. }) = events.recv().await {
             break link;
         }
     };
     old.freeze().await;
-    let new = Life::start(&secret, &bob, vec![]).await;
+    let new = live(&secret, &bob, vec![]).await;
     let started = Instant::now();
     overlay.send(link, "INVITE".into()).unwrap();
     // The link is there still: this only says where the other end may be now.
-    call(&overlay, &alice, &bob, &secret, new.addresses()).await;
+    call(&overlay, &alice, &bob, &secret, new.node.overlay.publishable()).await;
     let down = async { while !matches!(events.recv().await, Some(OverlayEvent::LinkDown { .. })) {} };
     timeout(Duration::from_secs(10), down).await.expect("found out");
-    call(&overlay, &alice, &bob, &secret, new.addresses()).await;
+    call(&overlay, &alice, &bob, &secret, new.node.overlay.publishable()).await;
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
 
@@ -143,7 +108,7 @@ async fn dead_connections_take_no_places() {
     let bob = User::at(&secret);
     let mut lives = Vec::new();
     for round in 0..8 {
-        let mut life = Life::start(&secret, &bob, vec![address.clone()]).await;
+        let mut life = live(&secret, &bob, vec![address.clone()]).await;
         // Each time for somebody else: one record is renewed five times in a row at most.
         let told = life.node.overlay.publish(User::at(&secret).bundle()).await;
         assert!(told.is_ok(), "life {round}: {told:?}");

@@ -4,6 +4,7 @@
 
 use super::through::Through;
 use crate::overlay::address::ip_of;
+use crate::overlay::pulse::QUICK;
 use libp2p::core::transport::ListenerId;
 use libp2p::{Multiaddr, PeerId};
 use std::collections::HashMap;
@@ -26,6 +27,9 @@ const ANSWERING: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(2);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(600);
 
+/// A relay that answers pings and then none for so long is dead: one of them, and what loss and a short break make of it.
+const SILENT: Duration = QUICK.saturating_add(Duration::from_secs(4));
+
 /// A reservation that was held for so long makes up for a failure before.
 const PROVED: Duration = Duration::from_secs(300);
 
@@ -38,6 +42,8 @@ pub(in crate::overlay) enum Step {
     Reserve(Through),
     /// Give the reservation back.
     Release(ListenerId),
+    /// It is dead, though no connection says so: close them.
+    HangUp(PeerId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +61,8 @@ struct Relay {
     failures: u32,
     not_before: Option<Instant>,
     round_trip: Option<Duration>,
+    /// When it last answered a ping. `None`: not since it is held; it may not speak ping.
+    heard_at: Option<Instant>,
     seen_at: Instant,
 }
 
@@ -112,8 +120,15 @@ impl Reserving {
             let Some(worst) = worst.map(|(peer, _)| *peer) else { return };
             self.relays.remove(&worst);
         }
-        let fresh =
-            Relay { at: at.clone(), state: State::Idle, failures: 0, not_before: None, round_trip: None, seen_at: now };
+        let fresh = Relay {
+            at: at.clone(),
+            state: State::Idle,
+            failures: 0,
+            not_before: None,
+            round_trip: None,
+            heard_at: None,
+            seen_at: now,
+        };
         self.relays.insert(relay, fresh);
     }
 
@@ -132,10 +147,11 @@ impl Reserving {
         self.relays.values().filter(may).count()
     }
 
-    /// How long an answer of this relay takes.
-    pub(in crate::overlay) fn measured(&mut self, relay: &PeerId, round_trip: Duration) {
+    /// It answered a ping, and how long that took.
+    pub(in crate::overlay) fn heard(&mut self, relay: &PeerId, round_trip: Duration, now: Instant) {
         if let Some(known) = self.relays.get_mut(relay) {
             known.round_trip = Some(round_trip);
+            known.heard_at = matches!(known.state, State::Held { .. }).then_some(now);
         }
     }
 
@@ -155,6 +171,10 @@ impl Reserving {
                 State::Held { listener, .. } if spare.contains(peer) => {
                     known.state = State::Idle;
                     return Some(Step::Release(listener));
+                }
+                State::Held { .. } if known.heard_at.is_some_and(|at| now.saturating_duration_since(at) >= SILENT) => {
+                    known.heard_at = None;
+                    return Some(Step::HangUp(*peer));
                 }
                 State::Idle | State::Connecting { .. } | State::Asked { .. } | State::Held { .. } => {}
             }
@@ -198,6 +218,7 @@ impl Reserving {
         match known.state {
             State::Asked { listener, .. } => {
                 known.state = State::Held { listener, since: now };
+                known.heard_at = None;
                 true
             }
             State::Held { .. } | State::Idle | State::Connecting { .. } => false,

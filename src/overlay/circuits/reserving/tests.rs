@@ -40,7 +40,7 @@ fn two_in_different_networks_though_others_are_nearer() {
     let now = Instant::now();
     let (mut reserving, peers) = with(&[[8, 8], [8, 8], [8, 8], [9, 9]], now);
     for (n, peer) in (0..).zip(&peers) {
-        reserving.measured(peer, Duration::from_millis(10 + 100 * n));
+        reserving.heard(peer, Duration::from_millis(10 + 100 * n), now);
     }
     assert_eq!(grant(&mut reserving, now), [peers[0], peers[3]]);
     assert_eq!(reserving.held().len(), 2);
@@ -120,6 +120,23 @@ fn who_wants_one_gives_the_younger_back() {
     reserving.want(1);
     assert!(matches!(reserving.poll(now, |_| true), Some(Step::Release(_))));
     assert_eq!((reserving.poll(now, |_| true), reserving.held()), (None, vec![older]));
+}
+
+#[test]
+fn who_answered_pings_and_answers_no_more_is_hung_up_once() {
+    let now = Instant::now();
+    let (mut reserving, _) = with(&[[8, 8], [9, 9]], now);
+    let [talks, mute] = grant(&mut reserving, now)[..] else { panic!() };
+    let pinged = now + QUICK;
+    reserving.heard(&talks, Duration::from_millis(20), pinged);
+    assert_eq!(reserving.poll(pinged + SILENT - Duration::from_millis(1), |_| true), None);
+    assert_eq!(reserving.poll(pinged + SILENT, |_| true), Some(Step::HangUp(talks)));
+    assert_eq!(
+        reserving.poll(pinged + SILENT, |_| true),
+        None,
+        "and {mute}, who never answered one, may not speak ping"
+    );
+    assert_eq!(reserving.held().len(), 2, "until the connection is closed");
 }
 
 proptest! {
