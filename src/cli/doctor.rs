@@ -82,8 +82,8 @@ fn lines(found: &Value) -> Vec<String> {
     for open in list(found, "/reach/open").iter().filter_map(Value::as_str) {
         lines.push(format!("router    lets others in at {open}, as this node asked it to"));
     }
-    for circuit in list(found, "/circuits").iter().filter_map(Value::as_str) {
-        lines.push(format!("reached   {circuit}"));
+    for tried in list(found, "/called") {
+        lines.push(format!("reached   {}: {}", text(tried, "/circuit"), took(tried)));
     }
     lines.push(format!("self-call {}", self_call(found)));
     lines.push(format!("clock     {}", clock(found)));
@@ -96,7 +96,12 @@ fn lines(found: &Value) -> Vec<String> {
 /// What the network is.
 fn network(found: &Value) -> String {
     let blocked = if no_udp(found) { "; UDP does not pass" } else { "" };
-    let six = if flag(found, "/reach/ipv6") { "; IPv6 too" } else { "" };
+    let mut seen = list(found, "/reach/seen_as").iter().filter_map(Value::as_str);
+    let six = match flag(found, "/reach/ipv6") {
+        true if seen.any(|at| !at.starts_with('[')) => "; IPv6 too",
+        true => "; IPv6",
+        false => "",
+    };
     let mapping = match (text(found, "/reach/mapping"), text(found, "/mapping")) {
         // What was tried just now counts more than what was seen.
         (_, "one") | ("one", "-") => " that gives a socket one port for all destinations: most calls go directly",
@@ -193,7 +198,7 @@ mod tests {
                        "seen_as": ["9.9.9.9:4001/udp"] },
             "listen": ["/ip4/127.0.0.1/tcp/1/p2p/x", "/ip4/192.168.1.10/tcp/4001/p2p/x"],
             "stun": [{ "server": "8.8.8.8:3478", "rtt_ms": 60, "seen_as": "9.9.9.9:5000" }],
-            "mapping": "one", "tcp": [], "circuits": [],
+            "mapping": "one", "tcp": [], "called": [],
             "relay": { "good": true, "relay": "12D3", "address": "8.8.8.8:30000", "granted_ms": 61, "loss_percent": 0.0 },
         })
     }

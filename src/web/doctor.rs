@@ -15,6 +15,9 @@ use tokio::net::UdpSocket;
 
 /// Who does not answer within this is not reached. Beyond what people wait for in a call.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Through a relay it is two connections, one after the other.
+const THROUGH_OTHERS: Duration = Duration::from_secs(4);
 /// A question is sent so often: UDP loses packets.
 const ASKED: u32 = 3;
 /// How long the call with itself lasts: a tone is told by a second of it.
@@ -40,6 +43,8 @@ pub struct Examination {
     pub stun: Vec<StunTry>,
     /// What these answers say of the NAT's mapping (RFC 4787 §4.1), from one socket to several servers.
     pub mapping: Option<&'static str>,
+    /// This node, called through each of its relays under another key.
+    pub called: Vec<SelfDialled>,
     /// TCP and QUIC to the relays through which this node is reached, dialled anew until they have proved their keys.
     pub tcp: Vec<RelayDialled>,
     pub quic: Vec<RelayDialled>,
@@ -60,6 +65,14 @@ pub struct StunTry {
 pub struct RelayDialled {
     pub address: SocketAddr,
     /// Until it was connected; `None`: it was not.
+    pub rtt_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SelfDialled {
+    /// The circuit, as others write it.
+    pub circuit: String,
+    /// Until this node had proved its key to itself; `None`: it did not.
     pub rtt_ms: Option<u64>,
 }
 
@@ -85,13 +98,15 @@ pub struct RelayTry {
 pub async fn examine(overlay: &Overlay) -> Examination {
     let status = overlay.status().borrow().clone();
     let circuits = overlay.publishable();
-    let (stun, tcp, quic, relay) = tokio::join!(
+    let (stun, called, tcp, quic, relay) = tokio::join!(
         ask_where_we_are(overlay.stun_servers()),
+        dial_itself(overlay, &status.circuits),
         dial_relays(&circuits, "tcp"),
         dial_relays(&circuits, "udp"),
         call_itself(overlay)
     );
-    let can_be_called = status.peers > 0 && (status.reach.is_public() || !status.circuits.is_empty());
+    let through_others = called.iter().any(|tried| tried.rtt_ms.is_some());
+    let can_be_called = status.peers > 0 && (status.reach.is_public() || through_others);
     Examination {
         mapping: mapping(&stun),
         peers: status.peers,
@@ -101,6 +116,7 @@ pub async fn examine(overlay: &Overlay) -> Examination {
         listen: status.listen,
         clock_ahead_ms: status.clock_ahead_ms,
         stun,
+        called,
         tcp,
         quic,
         relay,
@@ -163,10 +179,20 @@ async fn dial_relays(addresses: &[Vec<u8>], transport: &str) -> Vec<RelayDialled
             circuits.insert(address, bytes.clone());
         }
     }
-    let tries = circuits.into_iter().take(MAX_TRIED).map(|(address, circuit)| async move {
-        let took = Overlay::dial_relay(&circuit, PATIENCE).await;
-        let rtt_ms = took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    let tries = circuits.into_iter().take(MAX_TRIED).map(async |(address, circuit)| {
+        let rtt_ms = Overlay::dial_relay(&circuit, PATIENCE).await.map(whole_millis);
         RelayDialled { address, rtt_ms }
+    });
+    futures::future::join_all(tries).await
+}
+
+/// This node through those of its addresses that are `circuits`.
+async fn dial_itself(overlay: &Overlay, circuits: &[String]) -> Vec<SelfDialled> {
+    let addresses = overlay.publishable();
+    let tries = addresses.iter().filter(|bytes| circuits.contains(&address_text(bytes))).take(MAX_TRIED);
+    let tries = tries.map(async |circuit| {
+        let rtt_ms = overlay.dial_itself(circuit, THROUGH_OTHERS).await.map(whole_millis);
+        SelfDialled { circuit: address_text(circuit), rtt_ms }
     });
     futures::future::join_all(tries).await
 }
@@ -240,7 +266,11 @@ fn judge(granted: RelayTry, heard: [Heard; 2]) -> RelayTry {
 }
 
 fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    whole_millis(since.elapsed())
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
