@@ -107,14 +107,24 @@ impl Bucket {
 
     /// Takes a token if there is one.
     pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
+        let has = self.tokens(rate, now) >= 1.0;
+        if has {
+            self.spend(1);
+        }
+        has
+    }
+
+    /// How many there are.
+    pub fn tokens(&mut self, rate: Rate, now: Instant) -> f64 {
         let passed = now.saturating_duration_since(self.at);
         self.at = now;
         self.tokens = (self.tokens + passed.as_secs_f64() * rate.per_second).min(rate.burst);
-        let has = self.tokens >= 1.0;
-        if has {
-            self.tokens -= 1.0;
-        }
-        has
+        self.tokens
+    }
+
+    /// Takes so many, which are there.
+    pub fn spend(&mut self, tokens: usize) {
+        self.tokens -= tokens as f64;
     }
 }
 

@@ -5,13 +5,16 @@
 //! identify (who passes on) ──▶ reserving: which two, replaced at once ──▶ listeners of the relay client ──▶ own record
 //! relay server ── asks ──▶ serving: who has how much ◀── tells what ended ── actor
 //! through: a circuit's address       quiet: the client's transport without the relay's words
+//! pacing: what is passed on goes at 256 kbit/s
 //! ```
 
+mod pacing;
 mod quiet;
 mod reserving;
 mod serving;
 mod through;
 
+pub(super) use pacing::Paced;
 pub(super) use quiet::Quiet;
 pub(super) use reserving::Reserving;
 pub(super) use serving::Grants;

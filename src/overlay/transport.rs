@@ -1,6 +1,6 @@
 //! The way bytes leave and come: TCP with Noise and yamux, and QUIC, with names resolved, all of it counted.
 
-use super::circuits::Quiet;
+use super::circuits::{Paced, Quiet};
 use super::dialling::{Dialling, Guarded};
 use super::meter::Traffic;
 use futures::{AsyncRead, AsyncWrite};
@@ -8,7 +8,7 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent};
 use libp2p::core::transport::{Boxed, OrTransport};
 use libp2p::core::upgrade::{NegotiationError, Version};
 use libp2p::{PeerId, Transport, dns, identity::Keypair, noise, quic, relay, tcp, yamux};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -120,19 +120,19 @@ where
     T: StreamMuxer + Unpin,
     T::Substream: Unpin,
 {
-    type Substream = Counted<T::Substream>;
+    type Substream = Counted<Paced<T::Substream>>;
     type Error = T::Error;
 
     fn poll_inbound(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Self::Substream, Self::Error>> {
         let this = self.get_mut();
         let traffic = this.traffic.clone();
-        Pin::new(&mut this.inner).poll_inbound(cx).map_ok(|inner| Counted { inner, traffic })
+        Pin::new(&mut this.inner).poll_inbound(cx).map_ok(|inner| Counted { inner: Paced::theirs(inner), traffic })
     }
 
     fn poll_outbound(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Self::Substream, Self::Error>> {
         let this = self.get_mut();
         let traffic = this.traffic.clone();
-        Pin::new(&mut this.inner).poll_outbound(cx).map_ok(|inner| Counted { inner, traffic })
+        Pin::new(&mut this.inner).poll_outbound(cx).map_ok(|inner| Counted { inner: Paced::ours(inner), traffic })
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -149,30 +149,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
         let this = self.get_mut();
         Pin::new(&mut this.inner).poll_read(cx, buf).map_ok(|n| this.traffic.came(n))
     }
-
-    fn poll_read_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        Pin::new(&mut this.inner).poll_read_vectored(cx, bufs).map_ok(|n| this.traffic.came(n))
-    }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         Pin::new(&mut this.inner).poll_write(cx, buf).map_ok(|n| this.traffic.went(n))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs).map_ok(|n| this.traffic.went(n))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -153,6 +153,37 @@ async fn a_stream_beside_the_link_carries_bytes_and_only_beside_a_link() {
     assert!((1..=8).contains(&taken.len()), "{} at a time", taken.len());
 }
 
+/// 256 kbit/s after a burst of 128 kB (SECURITY §4.10): what libp2p's relay has no rule for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_circuit_is_passed_on_no_faster_than_its_share() {
+    const BYTES: usize = 192_000;
+    let relays = relays(1).await;
+    let mut callee = Home::hidden(&relays).await;
+    reaches(&callee.overlay, |status| status.circuits.len() == 1).await;
+    let mut caller = Home::silent(&relays).await;
+    caller.call(&callee).await;
+    assert!(matches!(caller.event().await, OverlayEvent::LinkUp { .. }));
+    assert!(matches!(callee.event().await, OverlayEvent::LinkUp { .. }));
+    let mut near = caller.overlay.media_pipe(callee.secret.public(), [9; 16]).await.unwrap();
+    let OverlayEvent::MediaPipe { pipe: mut far, .. } = callee.event().await else { panic!() };
+    let start = Instant::now();
+    let all = vec![7; BYTES];
+    let mut heard = vec![0; BYTES];
+    let both = async {
+        tokio::try_join!(
+            async {
+                near.write_all(&all).await?;
+                near.flush().await
+            },
+            far.read_exact(&mut heard)
+        )
+    };
+    timeout(PATIENCE, both).await.expect("in time").unwrap();
+    println!("{BYTES} bytes took {:?}", start.elapsed());
+    assert_eq!(heard, all);
+    assert!(start.elapsed() >= Duration::from_millis(1_900), "{:?}", start.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hidden_nodes_call_each_other_though_relays_die_one_after_the_other() {
     let mut relays = relays(3).await;
