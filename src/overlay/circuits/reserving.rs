@@ -28,6 +28,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(600);
 
 /// A relay that answers pings and then none for so long is dead: one of them, and what loss and a short break make of it.
+/// There are some that never answer, and some that answer every other one (rust-libp2p's, over a quiet QUIC connection).
 const SILENT: Duration = QUICK.saturating_add(Duration::from_secs(4));
 
 /// A reservation that was held for so long makes up for a failure before.
@@ -61,8 +62,10 @@ struct Relay {
     failures: u32,
     not_before: Option<Instant>,
     round_trip: Option<Duration>,
-    /// When it last answered a ping. `None`: not since it is held; it may not speak ping.
+    /// When it last answered a ping.
     heard_at: Option<Instant>,
+    /// It answered the last two, as often as held ones are asked.
+    steady: bool,
     seen_at: Instant,
 }
 
@@ -127,6 +130,7 @@ impl Reserving {
             not_before: None,
             round_trip: None,
             heard_at: None,
+            steady: false,
             seen_at: now,
         };
         self.relays.insert(relay, fresh);
@@ -151,7 +155,11 @@ impl Reserving {
     pub(in crate::overlay) fn heard(&mut self, relay: &PeerId, round_trip: Duration, now: Instant) {
         if let Some(known) = self.relays.get_mut(relay) {
             known.round_trip = Some(round_trip);
-            known.heard_at = matches!(known.state, State::Held { .. }).then_some(now);
+            let since = known.heard_at.replace(now).map(|at| now.saturating_duration_since(at));
+            // Each connection begins with one.
+            if since.is_none_or(|since| since >= QUICK / 2) {
+                known.steady = since.is_some_and(|since| since < SILENT);
+            }
         }
     }
 
@@ -172,8 +180,10 @@ impl Reserving {
                     known.state = State::Idle;
                     return Some(Step::Release(listener));
                 }
-                State::Held { .. } if known.heard_at.is_some_and(|at| now.saturating_duration_since(at) >= SILENT) => {
-                    known.heard_at = None;
+                State::Held { .. }
+                    if known.steady && known.heard_at.is_some_and(|at| now.saturating_duration_since(at) >= SILENT) =>
+                {
+                    known.steady = false;
                     return Some(Step::HangUp(*peer));
                 }
                 State::Idle | State::Connecting { .. } | State::Asked { .. } | State::Held { .. } => {}
@@ -218,7 +228,6 @@ impl Reserving {
         match known.state {
             State::Asked { listener, .. } => {
                 known.state = State::Held { listener, since: now };
-                known.heard_at = None;
                 true
             }
             State::Held { .. } | State::Idle | State::Connecting { .. } => false,

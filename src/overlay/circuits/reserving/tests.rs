@@ -128,6 +128,7 @@ fn who_answered_pings_and_answers_no_more_is_hung_up_once() {
     let (mut reserving, _) = with(&[[8, 8], [9, 9]], now);
     let [talks, mute] = grant(&mut reserving, now)[..] else { panic!() };
     let pinged = now + QUICK;
+    reserving.heard(&talks, Duration::from_millis(20), now);
     reserving.heard(&talks, Duration::from_millis(20), pinged);
     assert_eq!(reserving.poll(pinged + SILENT - Duration::from_millis(1), |_| true), None);
     assert_eq!(reserving.poll(pinged + SILENT, |_| true), Some(Step::HangUp(talks)));
@@ -137,6 +138,25 @@ fn who_answered_pings_and_answers_no_more_is_hung_up_once() {
         "and {mute}, who never answered one, may not speak ping"
     );
     assert_eq!(reserving.held().len(), 2, "until the connection is closed");
+}
+
+#[test]
+fn who_never_answered_steadily_is_not_missed() {
+    let mut now = Instant::now();
+    let (mut reserving, _) = with(&[[8, 8], [9, 9]], now);
+    let [stutters, _] = grant(&mut reserving, now)[..] else { panic!() };
+    let answer = |reserving: &mut Reserving, at| reserving.heard(&stutters, Duration::from_millis(20), at);
+    for _ in 0..5 {
+        // When the stream of its pings is new, and once more when that is found broken.
+        answer(&mut reserving, now);
+        answer(&mut reserving, now + Duration::from_millis(100));
+        now += QUICK + Duration::from_secs(20);
+        assert_eq!(reserving.poll(now, |_| true), None);
+    }
+    answer(&mut reserving, now);
+    now += QUICK;
+    answer(&mut reserving, now);
+    assert_eq!(reserving.poll(now + SILENT, |_| true), Some(Step::HangUp(stutters)), "it has come to answer all");
 }
 
 proptest! {
