@@ -146,8 +146,8 @@ class Town:
         before, calls_before = flows.count(self.internet.core), len(right.reports())
         start = time.time()
         process = left.call(right.node.uri, seconds, record)
-        ends = threading.Thread(target=self.watch, args=(process, seen := []))
-        ends.start()
+        watching = threading.Thread(target=self.watch, args=(process, seen := []))
+        watching.start()
         try:
             if during:
                 during(process)
@@ -155,7 +155,7 @@ class Town:
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-        ends.join()
+        watching.join()
         caller = _json(out)
         result = {
             "from": left.name, "to": right.name, "answered": bool(caller.get("answered")), "ok": False,
@@ -179,12 +179,15 @@ class Town:
             for one, other in ((left, right), (right, left))
         ]
         result["ok"] = min(good) >= (seconds - 1) / 2
-        crossed = sum(n for (source, *_), n in packets.items() if source in left.addresses() | right.addresses())
+        ends = left.addresses() | right.addresses()
+        # Whatever could have been voice: to each other, and to what relays opened for it.
+        may_be_voice = ((to in ends or (to in relays and port >= 1024), n) for (source, to, _, port), n in packets.items() if source in ends)
+        crossed = sum(n for is_voice, n in may_be_voice if is_voice)
         if ways == [None, None] and result["ok"] and crossed < voice:
             ways = ["lan", "lan"]
         result["media"] = ways[0] if ways[0] == ways[1] else ways
         result["media_end"] = result["media"] if ways == ["lan", "lan"] else self.last_way(left, right, seen)
-        result["flows"] = {" ".join(map(str, k)): n for k, n in packets.items() if n >= voice and k[0] in left.addresses() | right.addresses()}
+        result["flows"] = {" ".join(map(str, k)): n for k, n in packets.items() if n >= voice and k[0] in ends}
         return result
 
     def watch(self, process, seen):
