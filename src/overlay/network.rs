@@ -164,6 +164,7 @@ impl Actor {
                 let (address, _) = super::address::split_peer(address.clone());
                 self.dialling.free(&address);
                 self.met(peer, ip_of(&address), now);
+                ip_of(&address).into_iter().for_each(|ip| self.relay_reached(&peer, ip));
                 self.peers.connected(peer, Some(&address), now);
                 self.lead_reached(peer, connection, &address, now, wall);
                 self.listing_found(&peer, &address);

@@ -142,6 +142,7 @@ impl Actor {
         self.walks(now);
         self.asking_round(now);
         self.relay_round(now);
+        self.relays_sought(now);
         self.listing_round(now);
         self.fill_slots(now);
         self.probe_table(now);

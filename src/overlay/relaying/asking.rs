@@ -6,15 +6,15 @@ use crate::admission::Subnet;
 use crate::clock::UnixMillis;
 use crate::identity::NodeKey;
 use crate::ledger::Fact;
-use crate::overlay::address::node_of;
+use crate::overlay::address::{ip_of, node_of, to_multiaddr};
 use crate::relay::message::{Reply, Request};
 use crate::relay::{CallId, Refusal};
 use bytes::Bytes;
-use libp2p::PeerId;
 use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
@@ -162,6 +162,31 @@ impl Actor {
         let asking = &self.relaying.asking;
         if asking.known.wants(&peer, now) && !asking.sent.values().any(asked) {
             self.relay_send(peer, &Request::Where, Sent::Where { relay: peer, at: now });
+        }
+    }
+
+    /// This node dialled a peer at `ip`.
+    pub(in crate::overlay) fn relay_reached(&mut self, peer: &PeerId, ip: IpAddr) {
+        self.relaying.asking.known.reached(peer, ip);
+        self.relaying.asking.tell_servers();
+    }
+
+    /// A host with IPv4 and IPv6 is seen elsewhere in each, and may have met all relays in one: some are dialled in the
+    /// other, where their cards say.
+    pub(in crate::overlay) fn relays_sought(&mut self, now: Instant) {
+        for v4 in [true, false] {
+            let here = |ip: IpAddr| ip.is_ipv4() == v4 && !is_local(&ip);
+            if !self.listen.iter().filter_map(ip_of).any(here) {
+                continue;
+            }
+            for peer in self.relaying.asking.known.seek(v4, now) {
+                let card = node_of(&peer).and_then(|node| self.table.get(&node));
+                let there = card.iter().flat_map(|card| &card.addresses).filter(|address| address.ip.is_ipv4() == v4);
+                let there: Vec<Multiaddr> = there.map(to_multiaddr).collect();
+                if !there.is_empty() {
+                    self.feel_out(peer, there, now);
+                }
+            }
         }
     }
 
@@ -362,6 +387,14 @@ impl Actor {
     }
 }
 
-fn same(at: &SocketAddr, ip: std::net::IpAddr) -> bool {
+/// Leads to this host or link alone.
+fn is_local(ip: &IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
+    }
+}
+
+fn same(at: &SocketAddr, ip: IpAddr) -> bool {
     at.ip().to_canonical() == ip.to_canonical()
 }

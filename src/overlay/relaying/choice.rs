@@ -17,6 +17,9 @@ const STALE: Duration = Duration::from_secs(600);
 /// STUN servers that are told of: more than two tell nothing new.
 const STUN_SERVERS: usize = 4;
 
+/// Servers of one family with fewer of which more are looked for: one alone may be away, and tells nothing of a mapping.
+const FEW: usize = 2;
+
 /// Relays asked for one call.
 const ASKED: usize = 4;
 
@@ -57,6 +60,10 @@ impl Faults {
 #[derive(Clone, Debug)]
 struct Entry {
     ip: IpAddr,
+    /// In the other family, where it was found too.
+    too: Option<IpAddr>,
+    /// When it was last looked for there.
+    sought: Option<Instant>,
     /// Where it was dialled, if it was.
     dialled: Option<Multiaddr>,
     stun: Option<u16>,
@@ -64,6 +71,12 @@ struct Entry {
     observed: Option<IpAddr>,
     asked: Instant,
     class: u32,
+}
+
+impl Entry {
+    fn ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(self.ip), self.too].into_iter().flatten()
+    }
 }
 
 /// What a relay said of itself and of us.
@@ -124,10 +137,43 @@ impl Known {
             let oldest = self.relays.iter().min_by_key(|(_, known)| known.asked).map(|(peer, _)| *peer);
             oldest.and_then(|oldest| self.relays.remove(&oldest));
         }
-        let before = self.relays.remove(&peer).and_then(|before| before.dialled);
+        let before = self.relays.remove(&peer);
         let Here { ip, observed, stun, media } = here;
+        let too = before.iter().flat_map(Entry::ips).find(|other| other.is_ipv4() != ip.is_ipv4());
+        let (sought, before) = before.map_or((None, None), |before| (before.sought, before.dialled));
+        let dialled = dialled.or(before);
         let class = (took.as_millis() / NEAR.as_millis()).checked_ilog2().map_or(0, |doublings| doublings + 1);
-        self.relays.insert(peer, Entry { ip, dialled: dialled.or(before), stun, media, observed, asked: now, class });
+        self.relays.insert(peer, Entry { ip, too, sought, dialled, stun, media, observed, asked: now, class });
+    }
+
+    /// This node dialled it at `ip`.
+    pub(super) fn reached(&mut self, peer: &PeerId, ip: IpAddr) {
+        if let Some(known) = self.relays.get_mut(peer)
+            && known.ip.is_ipv4() != ip.is_ipv4()
+        {
+            known.too = Some(ip);
+        }
+    }
+
+    /// Relays to look for in the other family than they are known in, as there are few servers of it: each once in a
+    /// while.
+    pub(super) fn seek(&mut self, v4: bool, now: Instant) -> Vec<PeerId> {
+        let of_it = self.servers().filter(|(_, server)| server.is_ipv4() == v4).count();
+        let idle = |known: &Entry| known.sought.is_none_or(|at| now.saturating_duration_since(at) >= STALE);
+        let others = self.relays.iter_mut().filter(|(_, known)| known.stun.is_some() && idle(known));
+        let others = others.filter(|(_, known)| !known.ips().any(|ip| ip.is_ipv4() == v4));
+        let sought = others.take(FEW.saturating_sub(of_it)).map(|(peer, known)| {
+            known.sought = Some(now);
+            *peer
+        });
+        sought.collect()
+    }
+
+    fn servers(&self) -> impl Iterator<Item = (&PeerId, SocketAddr)> {
+        self.relays.iter().flat_map(|(peer, known)| {
+            let ports = known.stun.into_iter();
+            ports.flat_map(move |port| known.ips().map(move |ip| (peer, SocketAddr::new(ip, port))))
+        })
     }
 
     /// It does not speak `relay/1` any more, or not rightly.
@@ -167,11 +213,7 @@ impl Known {
 
     /// Where addresses are told, of different networks.
     pub(super) fn stun_servers(&self) -> Vec<SocketAddr> {
-        let mut all: Vec<_> = self
-            .relays
-            .iter()
-            .filter_map(|(peer, known)| Some((peer, SocketAddr::new(known.ip, known.stun?))))
-            .collect();
+        let mut all: Vec<_> = self.servers().collect();
         all.sort_unstable();
         let mut networks = HashSet::new();
         // Of both families, or a node of one alone may find none of its own.
@@ -241,6 +283,32 @@ mod tests {
         let networks: HashSet<_> = servers.iter().map(|server| Subnet::of(server.ip())).collect();
         assert_eq!((servers.len(), networks.len()), (STUN_SERVERS + 1, STUN_SERVERS + 1));
         assert!(servers.contains(&"[2a00::1]:3478".parse().unwrap()));
+    }
+
+    #[test]
+    fn looks_for_relays_in_the_family_in_which_few_are_known() {
+        let now = Instant::now();
+        let mut known = Known::default();
+        let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
+        for (n, peer) in peers.iter().enumerate() {
+            known.told(*peer, here(&format!("2a0{n}::1"), true), None, NEAR, now);
+        }
+        assert!(known.seek(false, now).is_empty(), "there are enough of IPv6");
+        let first = known.seek(true, now);
+        assert_eq!((first.len(), known.seek(true, now).len()), (FEW, FEW), "others, while those are looked for");
+        assert!(known.seek(true, now).is_empty() && !known.seek(true, now + STALE).is_empty());
+        known.reached(&first[0], "7.7.7.1".parse().unwrap());
+        known.reached(&first[1], "2a0f::1".parse().unwrap());
+        known.reached(&PeerId::random(), "8.8.8.8".parse().unwrap());
+        assert_eq!(known.stun_servers().iter().filter(|server| server.is_ipv4()).count(), 1);
+        assert_eq!(known.seek(true, now + STALE * 2).len(), 1);
+        // It is met over the other family, and the one before stays known.
+        known.told(first[1], here("8.8.8.1", true), None, NEAR, now);
+        known.told(first[0], here("2a07::1", true), None, NEAR, now);
+        let servers = known.stun_servers();
+        assert_eq!(servers.iter().filter(|server| server.is_ipv4()).count(), 2, "{servers:?}");
+        assert_eq!(servers.len(), 6);
+        assert!(known.seek(true, now + STALE * 3).is_empty());
     }
 
     #[test]
