@@ -179,13 +179,15 @@ impl Actor {
             if !self.listen.iter().filter_map(ip_of).any(here) {
                 continue;
             }
-            for peer in self.relaying.asking.known.seek(v4, now) {
-                let card = node_of(&peer).and_then(|node| self.table.get(&node));
+            let there = |peer: &PeerId| -> Vec<Multiaddr> {
+                let card = node_of(peer).and_then(|node| self.table.card(&node));
                 let there = card.iter().flat_map(|card| &card.addresses).filter(|address| address.ip.is_ipv4() == v4);
-                let there: Vec<Multiaddr> = there.map(to_multiaddr).collect();
-                if !there.is_empty() {
-                    self.feel_out(peer, there, now);
-                }
+                there.map(to_multiaddr).collect()
+            };
+            let sought = self.relaying.asking.known.seek(v4, now, |peer| !there(peer).is_empty());
+            let sought: Vec<_> = sought.into_iter().map(|peer| (peer, there(&peer))).collect();
+            for (peer, there) in sought {
+                self.feel_out(peer, there, now);
             }
         }
     }

@@ -156,12 +156,12 @@ impl Known {
     }
 
     /// Relays to look for in the other family than they are known in, as there are few servers of it: each once in a
-    /// while.
-    pub(super) fn seek(&mut self, v4: bool, now: Instant) -> Vec<PeerId> {
+    /// while. `says`: it said where.
+    pub(super) fn seek(&mut self, v4: bool, now: Instant, says: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
         let of_it = self.servers().filter(|(_, server)| server.is_ipv4() == v4).count();
         let idle = |known: &Entry| known.sought.is_none_or(|at| now.saturating_duration_since(at) >= STALE);
         let others = self.relays.iter_mut().filter(|(_, known)| known.stun.is_some() && idle(known));
-        let others = others.filter(|(_, known)| !known.ips().any(|ip| ip.is_ipv4() == v4));
+        let others = others.filter(|(peer, known)| !known.ips().any(|ip| ip.is_ipv4() == v4) && says(peer));
         let sought = others.take(FEW.saturating_sub(of_it)).map(|(peer, known)| {
             known.sought = Some(now);
             *peer
@@ -293,22 +293,27 @@ mod tests {
         for (n, peer) in peers.iter().enumerate() {
             known.told(*peer, here(&format!("2a0{n}::1"), true), None, NEAR, now);
         }
-        assert!(known.seek(false, now).is_empty(), "there are enough of IPv6");
-        let first = known.seek(true, now);
-        assert_eq!((first.len(), known.seek(true, now).len()), (FEW, FEW), "others, while those are looked for");
-        assert!(known.seek(true, now).is_empty() && !known.seek(true, now + STALE).is_empty());
+        assert!(known.seek(false, now, |_| true).is_empty(), "there are enough of IPv6");
+        assert!(known.seek(true, now, |_| false).is_empty(), "nobody has said where");
+        let first = known.seek(true, now, |_| true);
+        assert_eq!(
+            (first.len(), known.seek(true, now, |_| true).len()),
+            (FEW, FEW),
+            "others, while those are looked for"
+        );
+        assert!(known.seek(true, now, |_| true).is_empty() && !known.seek(true, now + STALE, |_| true).is_empty());
         known.reached(&first[0], "7.7.7.1".parse().unwrap());
         known.reached(&first[1], "2a0f::1".parse().unwrap());
         known.reached(&PeerId::random(), "8.8.8.8".parse().unwrap());
         assert_eq!(known.stun_servers().iter().filter(|server| server.is_ipv4()).count(), 1);
-        assert_eq!(known.seek(true, now + STALE * 2).len(), 1);
+        assert_eq!(known.seek(true, now + STALE * 2, |_| true).len(), 1);
         // It is met over the other family, and the one before stays known.
         known.told(first[1], here("8.8.8.1", true), None, NEAR, now);
         known.told(first[0], here("2a07::1", true), None, NEAR, now);
         let servers = known.stun_servers();
         assert_eq!(servers.iter().filter(|server| server.is_ipv4()).count(), 2, "{servers:?}");
         assert_eq!(servers.len(), 6);
-        assert!(known.seek(true, now + STALE * 3).is_empty());
+        assert!(known.seek(true, now + STALE * 3, |_| true).is_empty());
     }
 
     #[test]
