@@ -11,7 +11,7 @@ use crate::overlay::{LinkId, Overlay, OverlayEvent};
 use crate::record::VerifiedPeerUser;
 use crate::sip::{Sip, TrunkId};
 use crate::uri::{IdHash, UserUri};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// And one that came up over a circuit: relays give each node few of them.
 const IDLE_RELAYED: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Links that went down, remembered for calls that were given them a moment before; as many as the overlay has at a time.
+const MAX_GONE: usize = 1_024;
 
 /// A call of which nothing was heard for this long is not taken for one that goes on without its signalling.
 const HEARD: Duration = Duration::from_secs(4);
@@ -51,6 +54,7 @@ struct Open {
 #[derive(Default)]
 pub(super) struct Links {
     open: Mutex<HashMap<LinkId, Open>>,
+    gone: Mutex<BTreeSet<LinkId>>,
     changed: Notify,
     /// Who finds paths over them.
     pub(super) meetings: Arc<Meetings>,
@@ -113,16 +117,18 @@ impl Links {
         entry.looking = Some(AbortOnDropHandle::new(tokio::spawn(async move { way.look_again(node).await })));
     }
 
-    /// Waits for the trunk of a link that the overlay has just opened; forever if it never comes.
-    /// Cancel safe.
-    pub(super) async fn wait(self: &Arc<Self>, link: LinkId) -> (LinkInfo, LinkUse) {
+    /// Waits for the trunk of a link that the overlay has, or had a moment ago. `None`: it went down. Cancel safe.
+    pub(super) async fn wait(self: &Arc<Self>, link: LinkId) -> Option<(LinkInfo, LinkUse)> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             // From here on no change is missed.
             changed.as_mut().enable();
             if let Some(held) = self.hold(link) {
-                return held;
+                return Some(held);
+            }
+            if self.lock_gone().contains(&link) {
+                return None;
             }
             changed.await;
         }
@@ -168,7 +174,7 @@ impl Links {
                 Some(OverlayEvent::LinkDown { link, reason, never }) => {
                     self.meetings.down(link);
                     tracing::debug!(link = link.0, %reason, "link down");
-                    let open = self.lock().remove(&link);
+                    let open = self.down(link);
                     if let Some(open) = open.filter(|_| never.is_some()) {
                         // The record that led there may be an old one.
                         locator.forget(open.info.remote);
@@ -188,6 +194,18 @@ impl Links {
         self.changed.notify_waiters();
     }
 
+    fn down(&self, link: LinkId) -> Option<Open> {
+        let mut gone = self.lock_gone();
+        gone.insert(link);
+        if gone.len() > MAX_GONE {
+            gone.pop_first();
+        }
+        drop(gone);
+        let open = self.lock().remove(&link);
+        self.changed.notify_waiters();
+        open
+    }
+
     /// Links that nobody used for a while.
     fn idle(&self, now: Instant) -> Vec<LinkId> {
         let open = self.lock();
@@ -195,6 +213,10 @@ impl Links {
         let unused =
             |entry: &Open| entry.uses == 0 && now.saturating_duration_since(entry.idle_since) >= patience(entry);
         open.iter().filter(|(_, entry)| unused(entry)).map(|(link, _)| *link).collect()
+    }
+
+    fn lock_gone(&self) -> MutexGuard<'_, BTreeSet<LinkId>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LinkId, Open>> {
@@ -240,12 +262,27 @@ mod tests {
         let links = Arc::new(Links::default());
         let waiting = tokio::spawn({
             let links = links.clone();
-            async move { links.wait(LinkId(3)).await.0.remote }
+            async move { links.wait(LinkId(3)).await.unwrap().0.remote }
         });
         tokio::task::yield_now().await;
         links.up(LinkId(2), info());
         links.up(LinkId(3), info());
         assert_eq!(waiting.await.unwrap(), IdHash([2; 22]));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_link_that_went_down() {
+        let links = Arc::new(Links::default());
+        let waiting = tokio::spawn({
+            let links = links.clone();
+            async move { links.wait(LinkId(2)).await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        links.up(LinkId(1), info());
+        assert!(links.down(LinkId(1)).is_some() && links.down(LinkId(2)).is_none());
+        assert!(links.wait(LinkId(1)).await.is_none() && !waiting.await.unwrap());
+        (10..10_000).for_each(|n| drop(links.down(LinkId(n))));
+        assert_eq!((links.lock_gone().len(), links.lock().len()), (MAX_GONE, 0));
     }
 
     #[test]

@@ -34,6 +34,9 @@ const LISTEN_EVERY: Duration = Duration::from_secs(10);
 /// How often the links are told that the call is heard.
 const FLOW_EVERY: Duration = Duration::from_secs(1);
 
+/// Times that a device is connected for one call: a link may go down, as its far end was started anew, just when it is given.
+const ATTEMPTS: usize = 2;
+
 /// Connections that are reported at once: no call has more branches.
 const MOST_REPORTS: usize = 64;
 
@@ -281,9 +284,13 @@ impl Session {
         let connecting = tokio::spawn(async move {
             let node = device.node;
             let up = async {
-                let link = way.to(device).await.map_err(|error| cause::of_link(&error))?;
-                let (info, held) = links.wait(link).await;
-                Ok((link, info, held))
+                for _ in 0..ATTEMPTS {
+                    let link = way.to(device.clone()).await.map_err(|error| cause::of_link(&error))?;
+                    if let Some((info, held)) = links.wait(link).await {
+                        return Ok((link, info, held));
+                    }
+                }
+                Err(cause::gone())
             };
             let result = tokio::time::timeout(CONNECT_DEADLINE + Duration::from_secs(1), up).await;
             let result = result.unwrap_or_else(|_| Err(cause::of_link(&LinkError::Timeout)));
